@@ -1,0 +1,212 @@
+"""chutes-opencode: opencode as a dependable Python function, on Chutes models.
+
+Every public name can be imported from here; they are loaded when they are first used, so that
+`import chutes_opencode` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chutes_opencode.arguments import PromptArguments
+    from chutes_opencode.classify import classify_error
+    from chutes_opencode.errors import (
+        AuthenticationError,
+        BillingError,
+        CapacityError,
+        ColdModelError,
+        ConfigurationError,
+        ContentFilterError,
+        ContextOverflowError,
+        EmptyResponseError,
+        InvalidRequestError,
+        LimitExceededError,
+        MaxOutputTokensError,
+        ModelNotFoundError,
+        OpenCodeError,
+        OpenCodeNotFoundError,
+        PermanentError,
+        PromptTimeoutError,
+        RateLimitError,
+        RetryOnceError,
+        ServerError,
+        StructuredOutputError,
+        ToolServerError,
+        TransientError,
+        TruncatedStreamError,
+        UnknownOpenCodeError,
+    )
+    from chutes_opencode.events import (
+        AttemptEnded,
+        Done,
+        Event,
+        PromptFailed,
+        PromptStarted,
+        ReasoningDelta,
+        Retrying,
+        StepEnd,
+        StepRestarted,
+        TextDelta,
+        ToolCall,
+        ToolResult,
+        Waiting,
+    )
+    from chutes_opencode.llm import ChutesOpenCodeLLM
+    from chutes_opencode.opencode.transcript import parse_run_error, parse_session_id
+    from chutes_opencode.results import (
+        Attempt,
+        Exchange,
+        Limits,
+        McpServer,
+        Message,
+        Params,
+        QueryResult,
+        Transcript,
+        Usage,
+    )
+    from chutes_opencode.retry import RetryPolicy
+    from chutes_opencode.settings import Settings, load_settings
+    from chutes_opencode.simulator import Scenario, Simulator
+
+_HOMES = {
+    "arguments": ("PromptArguments",),
+    "classify": ("classify_error",),
+    "errors": (
+        "AuthenticationError",
+        "BillingError",
+        "CapacityError",
+        "ColdModelError",
+        "ConfigurationError",
+        "ContentFilterError",
+        "ContextOverflowError",
+        "EmptyResponseError",
+        "InvalidRequestError",
+        "LimitExceededError",
+        "MaxOutputTokensError",
+        "ModelNotFoundError",
+        "OpenCodeError",
+        "OpenCodeNotFoundError",
+        "PermanentError",
+        "PromptTimeoutError",
+        "RateLimitError",
+        "RetryOnceError",
+        "ServerError",
+        "StructuredOutputError",
+        "ToolServerError",
+        "TransientError",
+        "TruncatedStreamError",
+        "UnknownOpenCodeError",
+    ),
+    "events": (
+        "AttemptEnded",
+        "Done",
+        "Event",
+        "PromptFailed",
+        "PromptStarted",
+        "ReasoningDelta",
+        "Retrying",
+        "StepEnd",
+        "StepRestarted",
+        "TextDelta",
+        "ToolCall",
+        "ToolResult",
+        "Waiting",
+    ),
+    "llm": ("ChutesOpenCodeLLM",),
+    "opencode.transcript": ("parse_run_error", "parse_session_id"),
+    "results": (
+        "Attempt",
+        "Exchange",
+        "Limits",
+        "McpServer",
+        "Message",
+        "Params",
+        "QueryResult",
+        "Transcript",
+        "Usage",
+    ),
+    "retry": ("RetryPolicy",),
+    "settings": ("Settings", "load_settings"),
+    "simulator": ("Scenario", "Simulator"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Attempt",
+    "AttemptEnded",
+    "AuthenticationError",
+    "BillingError",
+    "CapacityError",
+    "ChutesOpenCodeLLM",
+    "ColdModelError",
+    "ConfigurationError",
+    "ContentFilterError",
+    "ContextOverflowError",
+    "Done",
+    "EmptyResponseError",
+    "Event",
+    "Exchange",
+    "InvalidRequestError",
+    "LimitExceededError",
+    "Limits",
+    "MaxOutputTokensError",
+    "McpServer",
+    "Message",
+    "ModelNotFoundError",
+    "OpenCodeError",
+    "OpenCodeNotFoundError",
+    "Params",
+    "PermanentError",
+    "PromptArguments",
+    "PromptFailed",
+    "PromptStarted",
+    "PromptTimeoutError",
+    "QueryResult",
+    "RateLimitError",
+    "ReasoningDelta",
+    "RetryOnceError",
+    "RetryPolicy",
+    "Retrying",
+    "Scenario",
+    "ServerError",
+    "Settings",
+    "Simulator",
+    "StepEnd",
+    "StepRestarted",
+    "StructuredOutputError",
+    "TextDelta",
+    "ToolCall",
+    "ToolResult",
+    "ToolServerError",
+    "Transcript",
+    "TransientError",
+    "TruncatedStreamError",
+    "UnknownOpenCodeError",
+    "Usage",
+    "Waiting",
+    "__version__",
+    "classify_error",
+    "load_settings",
+    "parse_run_error",
+    "parse_session_id",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module that holds it."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("chutes-opencode")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

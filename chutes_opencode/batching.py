@@ -1,0 +1,85 @@
+"""Many prompts at once: as they complete, with a bounded read-ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from chutes_opencode.errors import (
+    AuthenticationError,
+    BillingError,
+    ConfigurationError,
+    OpenCodeError,
+)
+from chutes_opencode.results import QueryResult
+
+Ask = Callable[[Mapping[str, Any]], Awaitable[QueryResult]]
+AccountError = AuthenticationError | BillingError
+
+
+async def completed(
+    items: Iterable[str | Mapping[str, Any]], ask: Ask, concurrency: int
+) -> AsyncIterator[QueryResult]:
+    """Run items and yield their results as they complete.
+
+    Args:
+        items: Prompts, or mappings of a prompt's arguments; read only as places become free.
+        ask: Runs one.
+        concurrency: How many run at once.
+
+    Yields:
+        A result per item with its position in `index`. A failure is in `error`; after an account
+        error, which every further item would meet too, the rest is not sent.
+
+    Raises:
+        ConfigurationError: The concurrency is not positive.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(raw_message=f"concurrency must be at least 1, not {concurrency}")
+    numbered = enumerate(items)
+    running: set[asyncio.Task[QueryResult]] = set()
+    stopped_by: AccountError | None = None
+    try:
+        while True:
+            while len(running) < concurrency and stopped_by is None:
+                # The caller's iterable may block (a file, a queue): not on the shared loop.
+                entry = await asyncio.to_thread(next, numbered, None)
+                if entry is None:
+                    break
+                running.add(asyncio.create_task(_one(entry[0], entry[1], ask)))
+            if not running:
+                break
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                result = task.result()
+                if isinstance(result.error, AccountError):
+                    stopped_by = result.error
+                yield result
+        if stopped_by is not None:
+            for index, _item in numbered:
+                yield _unsent(index, stopped_by)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _one(index: int, item: str | Mapping[str, Any], ask: Ask) -> QueryResult:
+    arguments = {"prompt": item} if isinstance(item, str) else item
+    try:
+        result = await ask(arguments)
+    except OpenCodeError as error:
+        result = error.result or _failed(error)
+    return replace(result, index=index)
+
+
+def _failed(error: OpenCodeError) -> QueryResult:
+    return QueryResult(result="", returncode=error.exit_code, stderr="", stream_result="", error=error)
+
+
+def _unsent(index: int, cause: AccountError) -> QueryResult:
+    error = type(cause)(cause.node_id, -1, f"not sent: {cause.raw_message}", hint=cause.hint)
+    error.__cause__ = cause
+    return replace(_failed(error), index=index)

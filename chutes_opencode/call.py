@@ -1,0 +1,286 @@
+"""One call: its attempts, their judgement, and the one result that they come to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from chutes_opencode.catalog.models import Price
+from chutes_opencode.engines.base import Engine, Evidence
+from chutes_opencode.errors import (
+    LimitExceededError,
+    OpenCodeError,
+    PromptTimeoutError,
+    StructuredOutputError,
+    UnknownOpenCodeError,
+)
+from chutes_opencode.events import AttemptEnded, Event, Retrying, Waiting
+from chutes_opencode.opencode.config import tool_prefix
+from chutes_opencode.results import Attempt, PromptRequest, QueryResult, Usage
+from chutes_opencode.retry import RetryPolicy, run_with_retries
+from chutes_opencode.structured import Parsed, Schema
+from chutes_opencode.verdict import Verdict, judge
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a call wants.
+
+    Attributes:
+        request: Its first turn.
+        price: Of the model; None: unknown.
+        node_id: This machine, for errors.
+        policy: How often and how patiently to try.
+        deadline_seconds: Seconds for the whole call, waits included; None: there is no deadline.
+        schema: What the answer must fit; None: any text.
+        retry_after_tools: Whether a prompt whose agent has used a tool in a folder that is not
+            ours may be started again.
+    """
+
+    request: PromptRequest
+    price: Price | None = None
+    node_id: str = "unknown"
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    deadline_seconds: float | None = None
+    schema: Schema | None = None
+    retry_after_tools: bool = False
+
+
+class CallRunner:
+    """Carries one call out. Used once; all state of the call is here."""
+
+    def __init__(
+        self,
+        call: Call,
+        engine: Engine,
+        slots: asyncio.Semaphore,
+        observe: Callable[[Event], None],
+    ) -> None:
+        """Take the call and what carries it out.
+
+        Args:
+            call: What is wanted.
+            engine: What runs an attempt.
+            slots: Places for attempts in this process.
+            observe: Is told of everything that happens.
+        """
+        self._call = call
+        self._engine = engine
+        self._slots = slots
+        self._observe = observe
+        self._started = time.monotonic()
+        self._queued_s: float | None = None
+        self._waited_s = 0.0
+        self._attempts: list[Attempt] = []
+        self._evidence: list[Evidence] = []
+        self._verdict: Verdict | None = None
+        self._structured: object = None
+        self._may_repeat = True
+
+    async def run(self) -> QueryResult:
+        """Carry the call out.
+
+        Returns:
+            The result; a timeout or an unknown error that outlived the attempts is in its `error`
+            (the seed's contract).
+
+        Raises:
+            OpenCodeError: Every other error; its `result` holds what was done and paid for.
+        """
+        try:
+            await run_with_retries(
+                self._attempt,
+                self._call.policy,
+                deadline=self._deadline,
+                on_retry=self._on_retry,
+                used_up=lambda _error: not self._may_repeat,
+            )
+        except OpenCodeError as error:
+            self._complete(error)
+            if isinstance(error, PromptTimeoutError) or type(error) is UnknownOpenCodeError:
+                assert error.result is not None
+                return error.result
+            raise
+        return self._result(None)
+
+    @property
+    def _deadline(self) -> float | None:
+        seconds = self._call.deadline_seconds
+        return None if seconds is None else self._started + seconds
+
+    def _remaining_s(self) -> float:
+        """Seconds that are left of the call, and at most of an attempt."""
+        seconds = self._call.request.timeout_seconds
+        if self._deadline is not None:
+            seconds = min(seconds, self._deadline - time.monotonic())
+        return max(seconds, 0.0)
+
+    def _on_retry(self, event: Retrying) -> None:
+        self._waited_s = event.wait_seconds
+        self._observe(event)
+
+    async def _attempt(self, number: int) -> None:
+        """Try once; a structured answer that does not fit gets one turn to be mended."""
+        request, schema = self._call.request, self._call.schema
+        if schema is None:
+            await self._turn(request, number, "prompt")
+            return
+        # The repair continues the session, so that the agent does not work twice.
+        kept = replace(request, keep_session=request.keep_session or True)
+        evidence = await self._turn(kept, number, "prompt")
+        session_id = evidence.transcript.session_id
+        mended = False
+        try:
+            parsed = schema.parse(evidence.transcript.text)
+            if parsed.errors:
+                text = schema.repair_prompt(evidence.transcript.text, parsed.errors)
+                last = replace(kept, prompt=text, session_id=session_id)
+                last = replace(last, history=(), attachments=())
+                evidence = await self._turn(last, number, "repair")
+                parsed = schema.parse(evidence.transcript.text)
+            self._structured = _fitting(parsed, evidence.transcript.text)
+            mended = True
+        finally:
+            new = request.session_id is None
+            if session_id and not request.keep_session and (mended or new):
+                await self._engine.forget(session_id)
+
+    async def _turn(self, request: PromptRequest, number: int, scope: str) -> Evidence:
+        """Run one turn through the engine and record it; raise the verdict's error."""
+        await self._take_slot()
+        try:
+            bounded = replace(
+                request,
+                max_requests=self._requests_left(),
+                timeout_seconds=self._remaining_s(),
+            )
+            evidence = await self._engine.run(
+                bounded, self._observe, lambda seen: self._judge(seen).error is None
+            )
+        finally:
+            self._slots.release()
+        verdict = self._judge(evidence)
+        self._evidence.append(evidence)
+        self._verdict = verdict
+        self._may_repeat = self._call.retry_after_tools or not self._touched(evidence)
+        self._record(number, scope, evidence, verdict)
+        if verdict.error is not None:
+            raise verdict.error
+        return evidence
+
+    def _judge(self, evidence: Evidence) -> Verdict:
+        return judge(
+            evidence,
+            price=self._call.price,
+            now=datetime.now(UTC),
+            timeout_seconds=self._call.request.timeout_seconds,
+        )
+
+    def _requests_left(self) -> int:
+        used = sum(attempt.usage.num_requests for attempt in self._attempts)
+        left = self._call.request.max_requests - used
+        if left < 1:
+            error = LimitExceededError(
+                raw_message=f"all {used} model requests are used", limit="max_requests"
+            )
+            error.__cause__ = self._attempts[-1].error if self._attempts else None
+            raise error
+        return left
+
+    async def _take_slot(self) -> None:
+        """Wait for a place in this process."""
+        before = time.monotonic()
+        if self._slots.locked():
+            self._observe(Waiting(reason="all places of this process are taken"))
+        try:
+            limit = None if self._deadline is None else max(self._deadline - before, 0.0)
+            await asyncio.wait_for(self._slots.acquire(), limit)
+        except TimeoutError:
+            seconds = self._call.deadline_seconds
+            raise PromptTimeoutError(
+                raw_message=f"no place became free within deadline_seconds={seconds:g}"
+            ) from None
+        if self._queued_s is None:
+            self._queued_s = time.monotonic() - before
+
+    def _touched(self, evidence: Evidence) -> bool:
+        """Whether the agent may have changed what a new attempt would not find restored."""
+        request = self._call.request
+        if not evidence.tools_ran:
+            return False
+        prefixes = tuple(tool_prefix(server.name) for server in request.tools)
+        remote = any(call.tool.startswith(prefixes) for call in evidence.transcript.tool_calls)
+        ours = request.work_dir is None and request.session_id is None
+        return not ours or (bool(prefixes) and remote)
+
+    def _record(self, number: int, scope: str, evidence: Evidence, verdict: Verdict) -> None:
+        attempt = Attempt(
+            number=number,
+            engine=self._engine.name,
+            scope=scope,
+            model=self._call.request.model,
+            session_id=evidence.transcript.session_id,
+            error=verdict.error,
+            usage=verdict.usage,
+            cost_usd=verdict.cost_usd,
+            duration_s=evidence.duration_s,
+            waited_s=self._waited_s,
+        )
+        self._waited_s = 0.0
+        self._attempts.append(attempt)
+        self._observe(
+            AttemptEnded(
+                attempt=number,
+                error=verdict.error,
+                usage=verdict.usage,
+                duration_s=evidence.duration_s,
+            )
+        )
+
+    def _complete(self, error: OpenCodeError) -> None:
+        """Give an error what only the call knows."""
+        error.node_id = self._call.node_id
+        error.model = error.model or self._call.request.model
+        error.args = (f"{error.error_type} on {error.node_id}: {error.raw_message[:200]}",)
+        error.result = self._result(error)
+
+    def _result(self, error: OpenCodeError | None) -> QueryResult:
+        evidence = self._evidence[-1] if self._evidence else Evidence()
+        verdict = self._verdict
+        costs = [attempt.cost_usd for attempt in self._attempts]
+        known = [cost for cost in costs if cost is not None]
+        return QueryResult(
+            result=evidence.transcript.text,
+            returncode=evidence.returncode,
+            stderr=evidence.stderr,
+            stream_result=evidence.transcript.trace,
+            success=error is None,
+            usage=sum((attempt.usage for attempt in self._attempts), Usage()),
+            cost_usd=sum(known) if len(known) == len(costs) else None,
+            model=self._call.request.model,
+            served_model=verdict.served_model if verdict else None,
+            session_id=evidence.transcript.session_id,
+            finish_reason=verdict.finish_reason if verdict else None,
+            attempts=tuple(self._attempts),
+            duration_s=time.monotonic() - self._started,
+            queued_s=self._queued_s or 0.0,
+            transcript=evidence.transcript,
+            exchanges=tuple(e for seen in self._evidence for e in seen.exchanges),
+            structured=self._structured,
+            work_dir=evidence.work_dir,
+            error=error,
+        )
+
+
+def _fitting(parsed: Parsed, text: str) -> object:
+    """Return the value that fits the schema, or say why there is none."""
+    if parsed.errors:
+        raise StructuredOutputError(
+            raw_message="the answer does not fit the schema: " + "; ".join(parsed.errors[:3]),
+            partial_text=text,
+            validation_errors=tuple(parsed.errors),
+        )
+    return parsed.value

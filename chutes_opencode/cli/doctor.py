@@ -1,0 +1,81 @@
+"""`chutes-opencode doctor`: look at everything that a prompt needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from chutes_opencode.cli.checks import (
+    Check,
+    check_account,
+    check_base_url,
+    check_file_mode,
+    check_folder,
+    check_key_destination,
+    check_live,
+    check_npm,
+    check_opencode,
+    check_platform,
+    check_python,
+    check_workspaces,
+    failed,
+)
+from chutes_opencode.cli.output import JsonOption, SimulateOption, print_json, print_table
+from chutes_opencode.errors import ConfigurationError
+
+STYLES = {"pass": "ok", "warn": "warn", "fail": "FAIL"}
+
+
+def doctor(
+    live: Annotated[
+        bool, typer.Option("--live", help="Also send one small prompt; it may cost a little.")
+    ] = False,
+    simulate: SimulateOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check Python, opencode, the key, the base URL and the folders; say how to fix each."""
+    checks = list(examine(live=live, simulate=simulate))
+    code = next((check.exit_code for check in checks if check.status == "fail"), 0)
+    if as_json:
+        print_json({"ok": code == 0, "exit_code": code, "checks": [c.fields() for c in checks]})
+    else:
+        rows = [(STYLES[c.status], c.name, c.detail) for c in checks]
+        print_table(("", "check", "found"), rows)
+        for check in checks:
+            if check.fix:
+                print(f"fix {check.name}: {check.fix}")
+    raise typer.Exit(code)
+
+
+def examine(*, live: bool, simulate: bool) -> Iterator[Check]:
+    """Yield every line of the report, machine first."""
+    from chutes_opencode.cli.session import command_settings
+    from chutes_opencode.settings import inherited_environment
+
+    search_path = inherited_environment().get("PATH", "")
+    yield check_python()
+    yield check_platform()
+    yield check_npm(search_path)
+    try:
+        with command_settings(simulate=simulate) as settings:
+            yield check_opencode(settings, search_path)
+            yield check_account(settings)
+            yield from check_key_destination(settings)
+            yield from _check_files()
+            yield check_base_url(settings)
+            yield check_folder("home folder", settings.home, "CHUTES_OPENCODE_HOME")
+            yield check_folder("temporary folder", settings.temp_dir, "TMPDIR")
+            yield check_workspaces(settings.temp_dir)
+            if live:
+                yield check_live(settings, simulate=simulate)
+    except ConfigurationError as error:
+        yield failed("settings", error)
+
+
+def _check_files() -> Iterator[Check]:
+    from chutes_opencode.settings import project_file, user_file
+
+    for path in (project_file(), user_file()):
+        yield from check_file_mode(path)

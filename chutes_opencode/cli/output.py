@@ -1,0 +1,108 @@
+"""What every command shares: data on stdout, talk on stderr, errors as exit codes.
+
+Modules that a command needs only when it runs are imported inside functions in this folder, so
+that `chutes-opencode --version` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from chutes_opencode import errors
+from chutes_opencode.masking import mask, mask_value
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+SimulateOption = Annotated[
+    bool, typer.Option("--simulate", help="Run against the embedded simulator, not Chutes.")
+]
+
+OK = 0
+FAILED = 1
+INTERRUPTED = 130
+
+# The first class that fits counts.
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.ConfigurationError, 2),
+    (errors.AuthenticationError, 3),
+    (errors.BillingError, 4),
+    (errors.RateLimitError, 5),
+    (errors.InvalidRequestError, 6),
+    (errors.ContentFilterError, 6),
+    (errors.ServerError, 7),
+    (errors.PromptTimeoutError, 8),
+    (errors.LimitExceededError, 8),
+    (errors.MaxOutputTokensError, 8),
+    (KeyboardInterrupt, INTERRUPTED),
+)
+
+
+def exit_code(error: BaseException | None) -> int:
+    """Return the exit code that tells `error`'s kind; 0 for None, 1 for an unknown one."""
+    if error is None:
+        return OK
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
+
+
+def say(line: str) -> None:
+    """Tell people something: stderr, secrets masked."""
+    typer.echo(mask(line), err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout, secrets masked."""
+    typer.echo(json.dumps(mask_value(value), ensure_ascii=False, default=str))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on stdout: fitted to a terminal, never folded into a pipe."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(mask(cell)) for cell in row))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def error_fields(error: BaseException) -> dict[str, Any]:
+    """Return what a program wants to know about an error."""
+    if not isinstance(error, errors.OpenCodeError):
+        return {"type": type(error).__name__, "message": str(error), "exit_code": exit_code(error)}
+    return {
+        "type": type(error).__name__,
+        "error_type": error.error_type,
+        "message": error.raw_message,
+        "hint": error.hint,
+        "status": error.status,
+        "model": error.model,
+        "request_id": error.request_id,
+        "exit_code": exit_code(error),
+    }
+
+
+def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
+    """Tell how a command failed, and what to do about it.
+
+    Returns:
+        The exit code.
+    """
+    if debug:
+        say("".join(traceback.format_exception(error)).rstrip())
+    if as_json:
+        print_json({"ok": False, "error": error_fields(error)})
+    elif isinstance(error, errors.OpenCodeError):
+        say(f"error: {error.raw_message or error.error_type}")
+        say(f"fix: {error.hint}")
+    else:
+        say(f"error: {type(error).__name__}: {error}")
+        say("fix: this is a fault of chutes-opencode; --debug shows where it happened.")
+    return exit_code(error)

@@ -1,0 +1,82 @@
+"""What every engine takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from chutes_opencode.events import Event
+from chutes_opencode.results import Exchange, PromptRequest, Transcript
+
+Observe = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """Observe nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was seen of one attempt, unjudged.
+
+    Attributes:
+        transcript: The session's messages of this attempt, history left out.
+        exchanges: Its model requests.
+        returncode: opencode's exit code; negative: the signal; -1: there was no process.
+        stderr: What it wrote there, log lines left out, secrets masked.
+        run_error: The error object of the run's event stream.
+        log_errors: Errors that its log tells.
+        stopped: Why we ended it: "timeout", "failing", "agent"; None: it ended by itself.
+        work_dir: The agent's folder, where it outlives the attempt.
+        duration_s: Seconds from its start to its end.
+    """
+
+    transcript: Transcript = field(default_factory=Transcript)
+    exchanges: tuple[Exchange, ...] = ()
+    returncode: int = -1
+    stderr: str = ""
+    run_error: dict[str, object] | None = None
+    log_errors: tuple[str, ...] = ()
+    stopped: str | None = None
+    work_dir: Path | None = None
+    duration_s: float = 0.0
+
+    @property
+    def tools_ran(self) -> bool:
+        """Whether the agent has done something that may have changed the world."""
+        return any(call.status in ("completed", "running") for call in self.transcript.tool_calls)
+
+
+class Engine(Protocol):
+    """A way to run a prompt."""
+
+    name: str
+
+    async def run(
+        self, request: PromptRequest, observe: Observe, accept: Callable[[Evidence], bool]
+    ) -> Evidence:
+        """Run one attempt of a prompt.
+
+        Args:
+            request: What to run.
+            observe: Is told what the model writes, as it comes.
+            accept: Judges the evidence; a session that shall outlive the prompt is changed only
+                when it says yes, so that a retry does not send the user's message twice.
+
+        Returns:
+            What was seen; a failure of the model, the provider or opencode is evidence too.
+
+        Raises:
+            OpenCodeError: The attempt could not begin (binary, folder, session, configuration).
+        """
+        ...
+
+    async def forget(self, session_id: str) -> None:
+        """Remove a kept session; nothing happens when it is not kept."""
+        ...
+
+    async def close(self) -> None:
+        """End whatever the engine keeps running."""
+        ...

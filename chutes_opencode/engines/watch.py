@@ -1,0 +1,81 @@
+"""Follow a run while it runs: tell what is written, and say when to end it."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from chutes_opencode.engines.base import Observe
+from chutes_opencode.opencode.transcript import event_records, json_lines, parse_log_line
+
+# The guard answers in the provider's stead at the second failure in a row; the log shows that
+# answer as a third error. More than that means that the guard did not see the failure.
+TOLERATED_ERRORS = 3
+
+
+class Tail:
+    """The complete lines that a growing file has got since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin at the file's start."""
+        self._path = path
+        self._offset = 0
+        self._rest = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def lines(self) -> list[str]:
+        """Return the lines that are complete by now and were not returned before."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + self._decode(data)).split("\n")
+        return lines
+
+
+class Watch:
+    """What a run has shown so far.
+
+    Attributes:
+        stop: Why it must be ended now; None: let it run.
+        log_errors: The errors of its log.
+    """
+
+    def __init__(self, stdout: Path, stderr: Path, observe: Observe) -> None:
+        """Follow the two files that the run writes."""
+        self.stop: str | None = None
+        self.log_errors: list[str] = []
+        self._stdout = Tail(stdout)
+        self._stderr = Tail(stderr)
+        self._observe = observe
+        self._errors_in_a_row = 0
+
+    def look(self) -> None:
+        """Take in what has been written since the last look."""
+        for line in self._stdout.lines():
+            self._event_line(line)
+        for line in self._stderr.lines():
+            self._stderr_line(line)
+
+    def _event_line(self, line: str) -> None:
+        for event in json_lines(line):
+            if event.get("type") == "step_finish":
+                self._errors_in_a_row = 0
+            for record in event_records(event):
+                self._observe(record)
+
+    def _stderr_line(self, line: str) -> None:
+        fields = parse_log_line(line)
+        if not fields:
+            # opencode goes on with its default agent, all tools allowed.
+            if "Falling back to default agent" in line:
+                self.stop = self.stop or "agent"
+            return
+        if fields.get("level") == "ERROR" and fields.get("message") == "stream error":
+            self.log_errors.append(fields.get("error.error", ""))
+            self._errors_in_a_row += 1
+            if self._errors_in_a_row > TOLERATED_ERRORS:
+                self.stop = self.stop or "failing"

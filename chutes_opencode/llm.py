@@ -1,0 +1,350 @@
+"""ChutesOpenCodeLLM: opencode as a dependable Python function."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+from chutes_opencode import background
+from chutes_opencode.arguments import PromptArguments, tool_servers
+from chutes_opencode.batching import completed
+from chutes_opencode.call import CallRunner
+from chutes_opencode.catalog.providers import find_provider
+from chutes_opencode.errors import OpenCodeError
+from chutes_opencode.events import Done, Event, PromptFailed, PromptStarted, Retrying, Waiting
+from chutes_opencode.logs import make_logger
+from chutes_opencode.options import Options, check_params, refuse_without_relay
+from chutes_opencode.prepare import prepare
+from chutes_opencode.results import Limits, Params, QueryResult
+from chutes_opencode.runtime import Runtime
+from chutes_opencode.settings import Settings, load_settings
+from chutes_opencode.transcript_log import TranscriptLog
+
+Item = str | Mapping[str, Any]
+
+
+class ChutesOpenCodeLLM:
+    """Prompts to the opencode agent on Chutes models: bounded, honest, isolated.
+
+    One object in, one object out: `prompt()` returns a `QueryResult` or raises a typed error.
+    Instances are cheap, hold no state per call, and may be shared across threads, event loops,
+    notebooks and forks; a pickle carries neither key nor process.
+
+    Example::
+
+        llm = ChutesOpenCodeLLM(model="Qwen/Qwen3-32B-TEE")
+        print(llm.prompt("What is 17 + 25?").result)
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        system_message: str | None = "",
+        *,
+        provider: str = "chutes",
+        engine: str = "auto",
+        params: Params | None = None,
+        tools: Iterable[Any] = (),
+        builtin_tools: bool = True,
+        permission: Mapping[str, Any] | str | None = None,
+        work_dir: str | Path | None = None,
+        project_rules: bool = False,
+        env: Mapping[str, str] | None = None,
+        agent_name: str = "chutes",
+        timeout_seconds: float | None = None,
+        deadline_seconds: float | None = None,
+        retries: int | None = None,
+        retry_after_tools: bool = False,
+        limits: Limits | None = None,
+        fallback_models: Sequence[str] = (),
+        cache: str | Path | None = None,
+        relay: bool = False,
+        isolation: str = "shared",
+        context: bool | None = None,
+        settings: Settings | None = None,
+        log_dir: str | Path | None = None,
+        logging_name: str = "chutes_opencode",
+        logging_level: int | str | None = None,
+        on_event: Callable[[Event], object] | None = None,
+        opencode_bin: str | Path | None = None,
+        extra_cli_args: Sequence[str] = (),
+    ) -> None:
+        """Set up an instance; nothing is started or fetched yet.
+
+        Args:
+            model: Model id, with or without `chutes/`; None: the setting `default_model`.
+            system_message: Sent literally; "": "You are a helpful assistant."; None: opencode's.
+            provider: Registry id of the provider.
+            engine: "run": an opencode process per prompt; "auto": the best that there is.
+            params: Sampling parameters of every prompt.
+            tools: MCP servers for every prompt: `McpServer`, or objects with name, hostname, port.
+            builtin_tools: False: no shell, no files, no web: a pure chat.
+            permission: opencode permission rules over the default: everything inside `work_dir`,
+                nothing outside, nothing asked ("ask" means "deny").
+            work_dir: The agent's folder; None: an empty one of its own for each prompt.
+            project_rules: True: the work_dir's AGENTS.md (or CLAUDE.md) is given to the agent.
+            env: Extra variables for the agent's tools.
+            agent_name: The agent's name in opencode.
+            timeout_seconds: Seconds for one attempt; None: the setting (600).
+            deadline_seconds: Seconds for a whole call, waits included; None: no deadline.
+            retries: Attempts in all; None: the setting (3).
+            retry_after_tools: True: start a prompt again even if its agent has used tools in a
+                `work_dir` of yours.
+            limits: What a prompt may use.
+            fallback_models: Needs the relay.
+            cache: Needs the relay.
+            relay: Not in this version: opencode talks to the provider itself, under the eyes of a
+                guard plugin.
+            isolation: "shared" or "prompt"; the run engine isolates each prompt in both.
+            context: opencode's environment block (folder, date) after the system message; None:
+                only with tools on.
+            settings: Instead of `load_settings()`.
+            log_dir: Folder for a readable log of this instance's prompts.
+            logging_name: Name of the logger and of the file in `log_dir`.
+            logging_level: Least severe level that is logged to stderr; None: the setting.
+            on_event: Is told of every event of every prompt, from a thread of ours.
+            opencode_bin: The opencode binary; None: the setting, PATH, the installed one.
+            extra_cli_args: Further arguments of `opencode run`.
+
+        Raises:
+            ConfigurationError: A value that cannot be, or a combination that no engine offers.
+        """
+        limits = limits or Limits()
+        refuse_without_relay(relay, cache, fallback_models, limits)
+        check_params(params or Params())
+        overrides = {
+            "timeout_seconds": timeout_seconds,
+            "deadline_seconds": deadline_seconds,
+            "retries": retries,
+            "opencode_bin": opencode_bin,
+        }
+        self.settings = _with_overrides(settings, overrides)
+        self._options = Options(
+            model=model,
+            system_message=system_message,
+            provider=find_provider(provider),
+            engine=engine,
+            params=params or Params(),
+            tools=tool_servers(tools),
+            builtin_tools=builtin_tools,
+            permission=permission,
+            work_dir=None if work_dir is None else Path(work_dir),
+            project_rules=project_rules,
+            env=dict(env or {}),
+            agent_name=agent_name,
+            retry_after_tools=retry_after_tools,
+            limits=limits,
+            isolation=isolation,
+            context=context,
+            extra_cli_args=tuple(extra_cli_args),
+        )
+        self._log_name = logging_name
+        self._log_level = _level_name(logging_level) or self.settings.log_level
+        self._log_file = TranscriptLog(Path(log_dir), logging_name) if log_dir else None
+        self._on_event = on_event
+        self._runtimes: dict[int, Runtime] = {}
+
+    def prompt(self, prompt: str = "", **arguments: Unpack[PromptArguments]) -> QueryResult:
+        """Run one prompt and wait for its end.
+
+        Args:
+            prompt: The user's message, sent exactly.
+            **arguments: See `PromptArguments`.
+
+        Returns:
+            The result. `success=False` with `error` only for a timeout or an unknown error that
+            outlived the attempts.
+
+        Raises:
+            OpenCodeError: Every other failure; its `result` holds what was done and paid for.
+        """
+        return background.Job(self._ask({"prompt": prompt, **arguments})).result()
+
+    async def aprompt(
+        self, prompt: str = "", **arguments: Unpack[PromptArguments]
+    ) -> QueryResult:
+        """Run one prompt from any event loop; as `prompt`.
+
+        A cancelled call has ended everything that it had started when it returns.
+        """
+        return await background.Job(self._ask({"prompt": prompt, **arguments})).join()
+
+    def stream(
+        self, prompt: str = "", **arguments: Unpack[PromptArguments]
+    ) -> Iterator[Event]:
+        """Run one prompt and yield what happens; arguments as in `prompt`.
+
+        The last event is `Done` with the result. Closing the iterator ends the prompt.
+
+        Raises:
+            OpenCodeError: At the end, as in `prompt`.
+        """
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        job = background.Job(self._streamed({"prompt": prompt, **arguments}, events))
+        try:
+            while (event := events.get()) is not None:
+                yield event
+            yield Done(result=job.result())
+        finally:
+            job.cancel()
+
+    def batch(
+        self, items: Iterable[Item], concurrency: int | None = None
+    ) -> list[QueryResult]:
+        """Run many prompts at once.
+
+        Args:
+            items: Prompts, or mappings of `prompt`'s arguments.
+            concurrency: How many at once; None: as many opencode processes as are allowed.
+
+        Returns:
+            A result per item, in the items' order. A failed item's error is in its `error`; after
+            an account error (authentication, billing) the rest is not sent.
+        """
+        return sorted(self.map(items, concurrency), key=lambda result: result.index or 0)
+
+    def map(
+        self, items: Iterable[Item], concurrency: int | None = None
+    ) -> Iterator[QueryResult]:
+        """Yield the results of `batch` as they complete, reading no further ahead than needed.
+
+        Each carries its item's position in `index`.
+        """
+        results = self._completed(items, concurrency)
+        try:
+            while (result := background.Job(anext(results, None)).result()) is not None:  # type: ignore[arg-type]
+                yield result
+        finally:
+            background.Job(results.aclose()).result()
+
+    async def amap(
+        self, items: Iterable[Item], concurrency: int | None = None
+    ) -> AsyncIterator[QueryResult]:
+        """Yield the results of `batch` as they complete, on any event loop."""
+        results = self._completed(items, concurrency)
+        try:
+            while (result := await background.Job(anext(results, None)).join()) is not None:  # type: ignore[arg-type]
+                yield result
+        finally:
+            await background.Job(results.aclose()).join()
+
+    def close(self) -> None:
+        """End what the instance keeps running; it can be used again afterwards."""
+        runtime = self._runtimes.pop(os.getpid(), None)
+        if runtime is not None:
+            background.Job(runtime.close()).result()
+
+    def __enter__(self) -> Self:
+        """Return the instance."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close the instance."""
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave processes, catalogue and key behind; the key is read where the copy is used."""
+        return {**self.__dict__, "_runtimes": {}}
+
+    def __repr__(self) -> str:
+        """Name model, provider and engine."""
+        options = self._options
+        return (
+            f"ChutesOpenCodeLLM(model={options.model!r}, provider={options.provider.id!r}, "
+            f"engine={options.engine!r})"
+        )
+
+    async def _ask(
+        self, arguments: Mapping[str, Any], observe: Callable[[Event], None] | None = None
+    ) -> QueryResult:
+        """Carry one prompt out, on the background loop."""
+        prompt_id = uuid.uuid4().hex[:12]
+        log = make_logger(self._log_name, self._log_level, self.settings.log_format)
+        log = log.bind(prompt_id=prompt_id)
+
+        def tell(event: Event) -> None:
+            marked = replace(event, prompt_id=prompt_id)
+            _log_event(log, marked)
+            for observer in filter(None, (observe, self._on_event)):
+                try:
+                    observer(marked)
+                except Exception as error:  # noqa: BLE001 - an observer must not cost a paid prompt
+                    log.warning("observer failed", error=repr(error))
+
+        try:
+            runtime = await self._runtime()
+            call = await prepare(self._options, runtime, **arguments)
+            tell(PromptStarted(model=call.request.model, engine=runtime.engine.name))
+            result = await CallRunner(call, runtime.engine, runtime.slots, tell).run()
+        except OpenCodeError as error:
+            tell(PromptFailed(error=error))
+            self._write_log(arguments, error.result)
+            raise
+        self._write_log(arguments, result)
+        return result
+
+    async def _streamed(
+        self, arguments: Mapping[str, Any], events: queue.SimpleQueue[Event | None]
+    ) -> QueryResult:
+        try:
+            return await self._ask(arguments, events.put)
+        finally:
+            events.put(None)
+
+    def _completed(
+        self, items: Iterable[Item], concurrency: int | None
+    ) -> AsyncIterator[QueryResult]:
+        return completed(items, self._ask, concurrency or self.settings.max_processes)
+
+    async def _runtime(self) -> Runtime:
+        """Return this process's engine, catalogue and places; made when first needed."""
+        pid = os.getpid()
+        if pid not in self._runtimes:
+            made = await asyncio.to_thread(
+                Runtime.make, self.settings, self._options.provider
+            )
+            self._runtimes.setdefault(pid, made)
+        return self._runtimes[pid]
+
+    def _write_log(self, arguments: Mapping[str, Any], result: QueryResult | None) -> None:
+        if self._log_file is not None and result is not None:
+            self._log_file.append(str(arguments.get("prompt", "")), result)
+
+
+def _with_overrides(settings: Settings | None, overrides: Mapping[str, Any]) -> Settings:
+    """Return the settings, with the constructor's arguments over them."""
+    if settings is None:
+        return load_settings(**overrides)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return settings.overridden(**given)
+
+
+def _level_name(level: int | str | None) -> str | None:
+    """Return the name of a logging level, lower case."""
+    return logging.getLevelName(level).lower() if isinstance(level, int) else level
+
+
+def _log_event(log: Any, event: Event) -> None:
+    """Write what an operator wants to know."""
+    if isinstance(event, PromptStarted):
+        log.info("prompt started", model=event.model, engine=event.engine)
+    elif isinstance(event, Retrying):
+        log.warning(
+            "attempt failed, trying again",
+            attempt=event.attempt,
+            error=str(event.error),
+            wait_seconds=round(event.wait_seconds, 1),
+        )
+    elif isinstance(event, Waiting):
+        log.info("waiting", reason=event.reason)
+    elif isinstance(event, PromptFailed):
+        log.error("prompt failed", error=str(event.error), hint=event.error.hint)
+    elif isinstance(event, Done):
+        log.info("prompt done", seconds=round(event.result.duration_s, 2))

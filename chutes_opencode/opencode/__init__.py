@@ -1,0 +1,1 @@
+"""The opencode CLI itself: its binary, config, workspace, and what it writes."""

@@ -1,0 +1,275 @@
+"""The opencode config of one run, as a dict and as text. Pure.
+
+Facts that it rests on were seen with the real opencode; DESIGN rule numbers and the tests in
+`tests/integration` name them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chutes_opencode.catalog.models import Model
+from chutes_opencode.catalog.providers import Provider
+from chutes_opencode.errors import ConfigurationError, InvalidRequestError
+from chutes_opencode.results import McpServer, Params, PromptRequest
+
+# Variable that holds the key; the config only refers to it.
+KEY_VARIABLE = "CHUTES_OPENCODE_LEASE"
+
+DEFAULT_CONTEXT_LENGTH = 128_000
+DEFAULT_OUTPUT_LENGTH = 4096
+
+# What opencode, not the caller, decides about a request.
+RESERVED_BODY_KEYS = frozenset(
+    {"model", "messages", "stream", "stream_options", "tools", "tool_choice", "n"}
+)
+_TOOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_STRING_LITERAL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go.
+
+    Attributes:
+        provider: The registry's entry.
+        base_url: OpenAI-compatible root, without a trailing slash.
+        models: What the provider offers; the requested model is added if it is not among them.
+    """
+
+    provider: Provider
+    base_url: str
+    models: tuple[Model, ...] = ()
+
+
+def build_config(
+    request: PromptRequest, target: Target, *, plugin: Path, key: str
+) -> dict[str, Any]:
+    """Build the config of a run.
+
+    Args:
+        request: What to run.
+        target: Where its model requests go.
+        plugin: The guard.
+        key: What stands for the key, see `render_config`.
+
+    Returns:
+        The dict for `render_config`.
+
+    Raises:
+        ConfigurationError: A tool name or permission that cannot be written.
+        InvalidRequestError: A parameter that cannot be sent.
+    """
+    provider = target.provider
+    config: dict[str, Any] = {
+        "$schema": "https://opencode.ai/config.json",
+        # Only our provider: opencode brings free models of its own.
+        "enabled_providers": [provider.id],
+        "model": f"{provider.id}/{request.model}",
+        "small_model": f"{provider.id}/{request.model}",
+        "provider": {provider.id: _provider(request, target, key)},
+        "agent": {request.agent_name: _agent(request.system_message)},
+        # An agent name that opencode does not find silently runs the default one.
+        "default_agent": request.agent_name,
+        # Top level, not the agent's: a sub-agent does not inherit the agent's denies (rule 3).
+        "permission": permission_rules(request),
+        "mcp": {server.name: _mcp(server) for server in checked_tools(request.tools)},
+        "plugin": [plugin.as_uri()],
+        "instructions": [str(request.rules_file)] if request.rules_file else [],
+        "share": "disabled",
+        "autoupdate": False,
+        "snapshot": False,
+        # At the context's end opencode would ask for summaries without end.
+        "compaction": {"auto": False, "prune": False},
+        "lsp": False,
+        "formatter": False,
+    }
+    return config
+
+
+def render_config(config: Mapping[str, Any], *, key: str) -> str:
+    """Write the config as JSON in which nothing is expanded but the key's own reference.
+
+    opencode replaces `{env:X}` and `{file:path}` anywhere in the text, a system message included;
+    a brace written as an escape arrives as a plain brace (seen).
+
+    Args:
+        config: From `build_config`.
+        key: The placeholder that `build_config` was given; becomes `{env:…}`.
+    """
+    text = json.dumps(config)
+    text = _STRING_LITERAL.sub(lambda match: match[0].replace("{", "\\u007b"), text)
+    return text.replace(key, f"{{env:{KEY_VARIABLE}}}")
+
+
+def key_placeholder() -> str:
+    """Return a random word that no foreign string holds."""
+    return f"key-{uuid.uuid4().hex}"
+
+
+def permission_rules(request: PromptRequest) -> dict[str, Any]:
+    """Return opencode's permission rules; a later rule wins over an earlier one.
+
+    Nothing can be asked of anybody, so "ask" means "deny" and the question tool is denied.
+
+    Raises:
+        ConfigurationError: Rules of a wrong shape, or for built-in tools that are switched off.
+    """
+    asked = request.permission
+    rules: Mapping[str, Any] = {"*": asked} if isinstance(asked, str) else asked or {}
+    base: dict[str, Any] = {"*": "allow", "external_directory": "deny"}
+    if not request.builtin_tools:
+        names = [tool_prefix(server.name) for server in request.tools]
+        base = {"*": "deny"} | {f"{name}*": "allow" for name in names}
+        foreign = [rule for rule in rules if not any(rule.startswith(name) for name in names)]
+        if foreign:
+            raise ConfigurationError(
+                raw_message=f"permission names {foreign[0]!r}, but builtin_tools is False"
+            )
+    return base | {name: _rule(name, rule) for name, rule in rules.items()} | {"question": "deny"}
+
+
+def _rule(name: str, rule: Any) -> Any:
+    if isinstance(rule, Mapping):
+        return {pattern: _rule(f"{name}.{pattern}", action) for pattern, action in rule.items()}
+    if rule not in ("allow", "ask", "deny"):
+        raise ConfigurationError(
+            raw_message=f"permission {name!r} must be allow, ask or deny, not {rule!r}"
+        )
+    return "allow" if rule == "allow" else "deny"
+
+
+def tool_prefix(server: str) -> str:
+    """Return the beginning of the names under which the model sees a server's tools."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", server) + "_"
+
+
+def checked_tools(tools: Sequence[McpServer]) -> Sequence[McpServer]:
+    """Return the tool servers, or refuse names that opencode could not tell apart.
+
+    Raises:
+        ConfigurationError: A bad or doubled name, or neither URL nor command.
+    """
+    seen: set[str] = set()
+    for server in tools:
+        problem = _tool_problem(server, seen)
+        if problem:
+            raise ConfigurationError(raw_message=f"tool server {server.name!r} {problem}")
+        seen.add(tool_prefix(server.name))
+    return tools
+
+
+def _tool_problem(server: McpServer, seen: set[str]) -> str | None:
+    if not _TOOL_NAME.fullmatch(server.name):
+        return "needs a name of 1-64 letters, digits, dots, dashes and underscores"
+    if tool_prefix(server.name) in seen:
+        return "is there twice"
+    if (server.url is None) == (server.command is None):
+        return "needs either url= or command="
+    return None
+
+
+def _mcp(server: McpServer) -> dict[str, Any]:
+    milliseconds = int(server.timeout_seconds * 1000)
+    if server.url is not None:
+        shape: dict[str, Any] = {"type": "remote", "url": server.url}
+        extra = {"headers": dict(server.headers), "oauth": False}
+    else:
+        shape = {"type": "local", "command": list(server.command or ())}
+        extra = {"environment": dict(server.environment)}
+    return shape | extra | {"enabled": True, "timeout": milliseconds}
+
+
+def _agent(system_message: str | None) -> dict[str, Any]:
+    agent: dict[str, Any] = {"mode": "primary"}
+    return agent if system_message is None else agent | {"prompt": system_message}
+
+
+def _provider(request: PromptRequest, target: Target, key: str) -> dict[str, Any]:
+    models = {model.id: _model(model) for model in target.models}
+    asked = next((model for model in target.models if model.id == request.model), None)
+    entry = _model(asked or Model(request.model))
+    if request.params.max_tokens is not None:
+        entry["limit"]["output"] = request.params.max_tokens
+    options = body_options(request.params)
+    models[request.model] = entry | ({"options": options} if options else {})
+    return {
+        "npm": target.provider.npm,
+        "name": target.provider.name,
+        "options": {"baseURL": target.base_url, "apiKey": key},
+        "models": models,
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    modalities = [name for name in model.input_modalities if name in OPENCODE_MODALITIES]
+    entry: dict[str, Any] = {
+        "name": model.id,
+        "limit": {"context": context_length(model), "output": output_length(model)},
+        "tool_call": True,
+        "reasoning": "reasoning" in model.features,
+        "attachment": any(name != "text" for name in modalities),
+        "modalities": {"input": modalities or ["text"], "output": ["text"]},
+        # False, so that opencode adds no temperature of its own; the caller's goes by options.
+        "temperature": False,
+    }
+    if model.price is not None:
+        entry["cost"] = {"input": model.price.input, "output": model.price.output}
+        if model.price.cache_read is not None:
+            entry["cost"]["cache_read"] = model.price.cache_read
+    return entry
+
+
+OPENCODE_MODALITIES = frozenset({"text", "image", "pdf", "audio", "video"})
+
+
+def context_length(model: Model) -> int:
+    """Return the model's context in tokens, a cautious value where untold."""
+    return model.context_length or DEFAULT_CONTEXT_LENGTH
+
+
+def output_length(model: Model) -> int:
+    """Return the output limit in tokens; half of the context at most, so that input has room."""
+    return min(model.max_output_length or DEFAULT_OUTPUT_LENGTH, context_length(model) // 2)
+
+
+def output_ceiling(request: PromptRequest, target: Target) -> int:
+    """Return the largest output limit in the config: opencode's own ceiling is lifted to it."""
+    limits = [output_length(model) for model in target.models] or [DEFAULT_OUTPUT_LENGTH]
+    return max(*limits, request.params.max_tokens or 0, DEFAULT_OUTPUT_LENGTH)
+
+
+def body_options(params: Params) -> dict[str, Any]:
+    """Return the model options that opencode puts into the request body as they are.
+
+    `max_tokens` is not among them: it is the model's output limit in the config.
+
+    Raises:
+        InvalidRequestError: `extra_body` holds what is not ours to set, or is no JSON.
+    """
+    extra = dict(params.extra_body or {})
+    reserved = sorted(RESERVED_BODY_KEYS & extra.keys())
+    if reserved:
+        raise ConfigurationError(
+            raw_message=f"extra_body may not hold {', '.join(reserved)}: opencode sets it"
+        )
+    try:
+        json.dumps(extra, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(raw_message=f"extra_body is no JSON: {error}") from error
+    stop = list(params.stop) if isinstance(params.stop, tuple | list) else params.stop
+    named = {
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "stop": stop,
+        "seed": params.seed,
+        # opencode's package renames this one to reasoning_effort.
+        "reasoningEffort": params.reasoning_effort,
+    }
+    return {name: value for name, value in named.items() if value is not None} | extra

@@ -1,0 +1,95 @@
+"""A chat history as a session that opencode can import, so that the model sees real turns. Pure."""
+
+from __future__ import annotations
+
+import secrets
+import string
+import time
+from pathlib import Path
+from typing import Any
+
+from chutes_opencode.catalog.providers import Provider
+from chutes_opencode.results import ChatMessage, PromptRequest
+
+_ALPHABET = string.digits + string.ascii_letters
+_ID_BITS = 48
+
+
+def import_document(
+    request: PromptRequest, provider: Provider, directory: Path, *, now_ms: int | None = None
+) -> dict[str, Any]:
+    """Build what `opencode import` reads: a session that holds the request's history.
+
+    Args:
+        request: Its `history` becomes the session's messages.
+        provider: Of the model.
+        directory: The session's folder.
+        now_ms: Milliseconds since the epoch; the messages are dated just before it.
+
+    Returns:
+        A document in the shape of `opencode export`.
+    """
+    now = int(time.time() * 1000) if now_ms is None else now_ms
+    start = now - len(request.history) - 1
+    session_id = f"ses_{_identifier(start, descending=True)}"
+    messages: list[dict[str, Any]] = []
+    for offset, message in enumerate(request.history):
+        parent = messages[-1]["info"]["id"] if messages else None
+        messages.append(
+            _message(message, request, provider, directory, session_id, start + offset, parent)
+        )
+    info = {
+        "id": session_id,
+        "slug": "history",
+        "projectID": "global",
+        "directory": str(directory),
+        "path": str(directory).lstrip("/"),
+        "title": "prompt",
+        "version": "1.0.0",
+        "time": {"created": start, "updated": now},
+    }
+    return {"info": info, "messages": messages}
+
+
+def _message(
+    message: ChatMessage,
+    request: PromptRequest,
+    provider: Provider,
+    directory: Path,
+    session_id: str,
+    at_ms: int,
+    parent: str | None,
+) -> dict[str, Any]:
+    message_id = f"msg_{_identifier(at_ms)}"
+    common = {"id": message_id, "sessionID": session_id, "agent": request.agent_name}
+    if message.role == "user":
+        model = {"providerID": provider.id, "modelID": request.model}
+        info = common | {"role": "user", "time": {"created": at_ms}, "model": model}
+    else:
+        info = common | {
+            "role": "assistant",
+            "parentID": parent or message_id,
+            "mode": request.agent_name,
+            "path": {"cwd": str(directory), "root": "/"},
+            "cost": 0,
+            "tokens": {"input": 0, "output": 0, "reasoning": 0, "cache": {"read": 0, "write": 0}},
+            "providerID": provider.id,
+            "modelID": request.model,
+            "finish": "stop",
+            "time": {"created": at_ms, "completed": at_ms},
+        }
+    part = {
+        "id": f"prt_{_identifier(at_ms)}",
+        "messageID": message_id,
+        "sessionID": session_id,
+        "type": "text",
+        "text": message.text,
+    }
+    return {"info": info, "parts": [part]}
+
+
+def _identifier(at_ms: int, *, descending: bool = False) -> str:
+    """Make an id in opencode's order: 48 bits of time, complemented for sessions, and chance."""
+    value = (at_ms << 12) + 1
+    bits = (~value if descending else value) & ((1 << _ID_BITS) - 1)
+    return f"{bits:012x}" + "".join(secrets.choice(_ALPHABET) for _ in range(14))

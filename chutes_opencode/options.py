@@ -1,0 +1,117 @@
+"""What an instance was set up with, checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chutes_opencode.catalog.providers import Provider
+from chutes_opencode.errors import ConfigurationError
+from chutes_opencode.results import Limits, McpServer, Params
+
+ENGINES = ("run", "auto")
+ISOLATIONS = ("shared", "prompt")
+_AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The instance's values; what they mean stands at `ChutesOpenCodeLLM`."""
+
+    model: str | None
+    system_message: str | None
+    provider: Provider
+    engine: str = "auto"
+    params: Params = field(default_factory=Params)
+    tools: tuple[McpServer, ...] = ()
+    builtin_tools: bool = True
+    permission: Mapping[str, Any] | str | None = None
+    work_dir: Path | None = None
+    project_rules: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    agent_name: str = "chutes"
+    retry_after_tools: bool = False
+    limits: Limits = field(default_factory=Limits)
+    isolation: str = "shared"
+    context: bool | None = None
+    extra_cli_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be.
+
+        Raises:
+            ConfigurationError: Names the value and what it may be.
+        """
+        _one_of("engine", self.engine, ENGINES)
+        _one_of("isolation", self.isolation, ISOLATIONS)
+        if not _AGENT_NAME.fullmatch(self.agent_name):
+            raise ConfigurationError(
+                raw_message=f"agent_name {self.agent_name!r} must be 1-64 letters, digits, dots, "
+                "dashes, underscores or spaces"
+            )
+        for name, value in self.env.items():
+            if not isinstance(value, str) or "\0" in value or not name or "=" in name:
+                raise ConfigurationError(raw_message=f"env: {name!r} cannot be an environment variable")
+        _check_limits(self.limits)
+
+
+def refuse_without_relay(
+    relay: bool, cache: object, fallback_models: Sequence[str], limits: Limits
+) -> None:
+    """Refuse what only the relay can do, rather than ignore it.
+
+    Raises:
+        ConfigurationError: Names the value.
+    """
+    asked = {
+        "relay=True": relay,
+        "cache=": cache is not None,
+        "fallback_models=": bool(fallback_models),
+        "limits.max_tokens": limits.max_tokens is not None,
+        "limits.max_cost_usd": limits.max_cost_usd is not None,
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise ConfigurationError(
+                raw_message=f"{name} needs the relay, which this version does not have yet",
+                hint=f"Leave {name.rstrip('=')} out; limits.max_requests is enforced without it.",
+            )
+
+
+def check_params(params: Params) -> None:
+    """Refuse sampling parameters that no provider takes.
+
+    Raises:
+        ConfigurationError: Names the parameter.
+    """
+    for name in ("temperature", "top_p"):
+        value = getattr(params, name)
+        if value is not None and not (_is_number(value) and value >= 0):
+            raise ConfigurationError(raw_message=f"params.{name} must be a number >= 0, not {value!r}")
+    for name in ("max_tokens", "seed"):
+        value = getattr(params, name)
+        least = 1 if name == "max_tokens" else -math.inf
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ConfigurationError(raw_message=f"params.{name} must be a whole number, not {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigurationError(
+            raw_message=f"{name}={value!r} is not offered; this version has: {', '.join(allowed)}"
+        )
+
+
+def _check_limits(limits: Limits) -> None:
+    if not isinstance(limits.max_requests, int) or limits.max_requests < 1:
+        raise ConfigurationError(
+            raw_message=f"limits.max_requests must be at least 1, not {limits.max_requests!r}"
+        )

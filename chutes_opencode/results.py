@@ -1,0 +1,436 @@
+"""The values that go in and come out: frozen, comparable, picklable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from chutes_opencode.errors import OpenCodeError
+
+# The seed's backend cuts tool arguments and results in its trace at this many characters.
+TRACE_CUT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a prompt, over all its model requests, failed attempts and sub-agents included.
+
+    `input` excludes `cache_read`, `output` excludes `reasoning` (opencode's own split).
+
+    Attributes:
+        input: Input tokens billed at full price.
+        output: Visible output tokens.
+        reasoning: Reasoning tokens, billed as output.
+        cache_read: Input tokens read from the provider's cache.
+        cache_write: Input tokens written to the provider's cache.
+        num_turns: Assistant messages.
+        num_requests: Model requests that were sent.
+        estimated: True when a request was sent for which the provider told no usage (a stream
+            that died, an attempt that was cut): the true bill may be higher.
+    """
+
+    input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    num_turns: int = 0
+    num_requests: int = 0
+    estimated: bool = False
+
+    @property
+    def total(self) -> int:
+        """All tokens, cached ones included."""
+        return self.input + self.output + self.reasoning + self.cache_read + self.cache_write
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add field by field; estimated if either is."""
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)}
+        sums["estimated"] = self.estimated or other.estimated
+        return Usage(**sums)
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Sampling parameters of the model request; None leaves the provider's default.
+
+    Attributes:
+        temperature: Sampling temperature.
+        top_p: Nucleus sampling mass.
+        max_tokens: Largest number of output tokens.
+        stop: One stop sequence or several.
+        seed: Sampling seed, where the model supports one.
+        reasoning_effort: "low", "medium", "high", … where the model supports it.
+        extra_body: Further keys of the request body, sent as they are.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    extra_body: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a prompt may use at most, over all its attempts.
+
+    Attributes:
+        max_requests: Model requests, sub-agents included.
+        max_tokens: Tokens, input and output together (needs the relay).
+        max_cost_usd: US dollars (needs the relay).
+    """
+
+    max_requests: int = 100
+    max_tokens: int | None = None
+    max_cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class McpServer:
+    """A tool server (Model Context Protocol) for the agent: remote by URL or local by command.
+
+    Attributes:
+        name: Prefix of its tools: the model sees `<name>_<tool>`.
+        url: Streamable HTTP endpoint of a remote server.
+        command: Program and arguments of a local one, started by opencode.
+        headers: HTTP headers for a remote server.
+        environment: Extra variables for a local one.
+        timeout_seconds: How long its tool list may take.
+    """
+
+    name: str
+    url: str | None = None
+    command: tuple[str, ...] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    timeout_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file of a prompt, read: text is framed into the prompt, the rest goes as an attachment.
+
+    Attributes:
+        name: Base name; the model never sees a path.
+        content: The bytes.
+        media_type: For example "image/png".
+    """
+
+    name: str
+    content: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """A message of the history before the prompt: role "user" or "assistant", and its text."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """One prompt as an engine takes it: everything resolved, nothing to look up.
+
+    Attributes:
+        prompt: The text that the model receives as the user's message, exactly.
+        model: Model id in the provider's spelling.
+        system_message: None: opencode's own prompt.
+        agent_name: Name of the agent in opencode's config.
+        history: Messages before the prompt.
+        attachments: Images and PDF files.
+        params: Sampling parameters.
+        tools: MCP servers.
+        builtin_tools: Whether opencode's own tools are offered.
+        permission: opencode permission rules; None: everything inside `work_dir`, nothing outside.
+        context: Whether opencode's environment block follows the system message.
+        work_dir: The agent's folder; None: an empty one of its own.
+        rules_file: A rules file (AGENTS.md) that the agent is given.
+        session_id: Session to continue.
+        keep_session: False, True, or the folder to keep it in.
+        env: Extra variables for the agent's tools.
+        extra_cli_args: Further arguments of `opencode run`.
+        max_requests: Model requests that this attempt may send.
+        timeout_seconds: Seconds for this attempt.
+    """
+
+    prompt: str
+    model: str
+    system_message: str | None = "You are a helpful assistant."
+    agent_name: str = "chutes"
+    history: tuple[ChatMessage, ...] = ()
+    attachments: tuple[FilePart, ...] = ()
+    params: Params = field(default_factory=Params)
+    tools: tuple[McpServer, ...] = ()
+    builtin_tools: bool = True
+    permission: Mapping[str, Any] | str | None = None
+    context: bool = True
+    work_dir: Path | None = None
+    rules_file: Path | None = None
+    session_id: str | None = None
+    keep_session: bool | Path = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    extra_cli_args: tuple[str, ...] = ()
+    max_requests: int = 100
+    timeout_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One HTTP request for a model and its answer, as far as they were seen.
+
+    Attributes:
+        status: HTTP status; None if no answer came.
+        content_type: Media type of the answer.
+        headers: The headers that matter, lower case: retry-after, request ids, quota.
+        body: Body of an answer that was no stream, secrets masked.
+        error: What the connection died of.
+        requested_model: Model in the request.
+        served_model: Model that the answer names.
+        session_id: opencode's session, a sub-agent's its own.
+        parent_session_id: The session that started the sub-agent.
+        tools: Names of the tools that the request offered.
+        finish_reason: As the provider spelled it.
+        usage: Tokens that the provider told, None if it told none.
+        first_byte_s: Seconds until the answer began.
+        duration_s: Seconds until it ended.
+        request_id: The provider's id.
+        refused: True when our own limit refused it before it was sent.
+    """
+
+    status: int | None = None
+    content_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | None = None
+    error: str | None = None
+    requested_model: str | None = None
+    served_model: str | None = None
+    session_id: str | None = None
+    parent_session_id: str | None = None
+    tools: tuple[str, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    first_byte_s: float | None = None
+    duration_s: float | None = None
+    request_id: str | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text that the assistant (or the user) wrote."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningPart:
+    """What the model thought aloud."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPart:
+    """A tool call and what came of it.
+
+    Attributes:
+        tool: Name of the tool.
+        call_id: The model's id of the call.
+        status: "completed", "error", "running" or "pending".
+        input: Arguments.
+        output: What the tool returned.
+        error: Why it failed or was refused.
+    """
+
+    tool: str
+    call_id: str = ""
+    status: str = "completed"
+    input: Mapping[str, Any] = field(default_factory=dict)
+    output: str = ""
+    error: str | None = None
+
+
+Part = TextPart | ReasoningPart | ToolPart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of a session; usage, cost, finish reason and error only on the assistant's.
+
+    Attributes:
+        role: "user" or "assistant".
+        parts: In the order in which they were written.
+        usage: Tokens of this message's model request.
+        cost_usd: As opencode computed it from the configured prices.
+        finish_reason: "stop", "tool-calls", "length", …; None: the message did not end.
+        model: Model id, without the provider.
+        error: opencode's error object `{name, data}`.
+    """
+
+    role: str
+    parts: tuple[Part, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    finish_reason: str | None = None
+    model: str | None = None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What an engine saw of a session: the same value whichever engine it was."""
+
+    session_id: str | None = None
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The assistant's messages."""
+        return tuple(message for message in self.messages if message.role == "assistant")
+
+    @property
+    def text(self) -> str:
+        """Text of the last assistant message that has any: the answer."""
+        return next((turn.text for turn in reversed(self.turns) if turn.text), "")
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Finish reason of the last assistant message."""
+        return self.turns[-1].finish_reason if self.turns else None
+
+    @property
+    def error(self) -> Mapping[str, Any] | None:
+        """The first error object of an assistant message."""
+        return next((turn.error for turn in self.turns if turn.error), None)
+
+    @property
+    def usage(self) -> Usage:
+        """Sum over the assistant's messages."""
+        return sum((turn.usage for turn in self.turns), Usage())
+
+    @property
+    def cost_usd(self) -> float:
+        """Sum over the assistant's messages, US dollars."""
+        return sum(turn.cost_usd for turn in self.turns)
+
+    @property
+    def tool_calls(self) -> tuple[ToolPart, ...]:
+        """Every tool call, in order."""
+        return tuple(p for turn in self.turns for p in turn.parts if isinstance(p, ToolPart))
+
+    @property
+    def trace(self) -> str:
+        """The seed's readable form: `[Response]`, `[Thinking]`, `[Tool Call: x]`, `[Tool Result]`."""
+        return "".join(_trace_part(part) for turn in self.turns for part in turn.parts)
+
+
+def _trace_part(part: Part) -> str:
+    if isinstance(part, TextPart):
+        return f"[Response]\n{part.text}\n\n"
+    if isinstance(part, ReasoningPart):
+        return f"[Thinking]\n{part.text}\n\n"
+    call = f"[Tool Call: {part.tool}]\nArgs: {_cut(json.dumps(dict(part.input)))}\n\n"
+    output = part.output or part.error or ""
+    return call + (f"[Tool Result]\n{_cut(output)}\n\n" if output else "")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TRACE_CUT else text[:TRACE_CUT] + "\n... [truncated]"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a prompt.
+
+    Attributes:
+        number: 1 for the first.
+        engine: "run", "serve" or "direct".
+        scope: What was tried again: "prompt" (from its beginning), "request" (one model request
+            inside it, by the relay) or "repair" (the turn that mends a structured answer).
+        model: Model asked.
+        session_id: opencode's session.
+        error: Why it failed; None: it did not.
+        usage: What it used.
+        cost_usd: What it cost, US dollars; None if the price is unknown.
+        duration_s: Seconds it took.
+        waited_s: Seconds waited before it (backoff, rate limit).
+    """
+
+    number: int
+    engine: str
+    scope: str = "prompt"
+    model: str = ""
+    session_id: str | None = None
+    error: OpenCodeError | None = None
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+    duration_s: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """What a prompt came to.
+
+    Attributes:
+        result: The answer's text; on failure the partial text, if any.
+        returncode: opencode's exit code (direct: 0 or -1).
+        stderr: What opencode wrote there, secrets masked, log lines left out.
+        stream_result: Readable trace of the whole session, in the seed's form.
+        success: True only for a whole answer.
+        usage: Tokens over all attempts.
+        cost_usd: US dollars over all attempts; None if the price is unknown.
+        model: Model asked, in the provider's spelling.
+        served_model: Model that answered, where the provider names it.
+        session_id: opencode's session id.
+        finish_reason: Why the last turn ended.
+        attempts: Every try.
+        duration_s: Seconds from the call to its end, waits included.
+        queued_s: Seconds waited for a free place before the first attempt.
+        transcript: The session's messages.
+        exchanges: The HTTP exchanges that were seen.
+        structured: The validated value where an output schema was given.
+        work_dir: The agent's folder, where it still exists.
+        error: Why there is no success.
+        index: Position of the item in `batch`, `map` or `amap`.
+    """
+
+    result: str
+    returncode: int
+    stderr: str
+    stream_result: str
+    success: bool = False
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+    model: str = ""
+    served_model: str | None = None
+    session_id: str | None = None
+    finish_reason: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    duration_s: float = 0.0
+    queued_s: float = 0.0
+    transcript: Transcript = field(default_factory=Transcript)
+    exchanges: tuple[Exchange, ...] = ()
+    structured: Any = None
+    work_dir: Path | None = None
+    error: OpenCodeError | None = None
+    index: int | None = None
+
+    def raise_for_error(self) -> QueryResult:
+        """Return self, or raise the error that stands in `error`."""
+        if self.error is not None:
+            raise self.error
+        return self

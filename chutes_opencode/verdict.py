@@ -1,0 +1,246 @@
+"""Judge the evidence of an attempt: a whole answer, or a typed error. Pure.
+
+Who is believed, in this order:
+
+1. our own hand: what we ended, and why (deadline, limit, missing tool server, wrong agent);
+2. the exchanges: what the provider really answered, where opencode was told something else;
+3. opencode's structured errors: of the session, then of the run's event stream;
+4. the finish reason of the last turn: only "stop" is a whole answer;
+5. silence: no answer is never a success, whatever the exit code.
+
+stderr is evidence of last resort: it is attached, not interpreted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from chutes_opencode.catalog.models import Price
+from chutes_opencode.classify import (
+    classify_error,
+    classify_finish,
+    classify_reason,
+    classify_response,
+)
+from chutes_opencode.engines.base import Evidence
+from chutes_opencode.errors import (
+    ConfigurationError,
+    EmptyResponseError,
+    LimitExceededError,
+    OpenCodeError,
+    PromptTimeoutError,
+    ServerError,
+    ToolServerError,
+    TruncatedStreamError,
+    UnknownOpenCodeError,
+)
+from chutes_opencode.results import Exchange, Usage
+
+FIRST_FAILING_STATUS = 400
+TOOL_SERVER = "tool server "
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an attempt came to.
+
+    Attributes:
+        error: Why it is no success; None: it is one.
+        usage: Tokens of the attempt.
+        cost_usd: US dollars; None if the price is unknown.
+        finish_reason: Of the last turn.
+        served_model: Model that answered last, where the provider names it.
+    """
+
+    error: OpenCodeError | None
+    usage: Usage
+    cost_usd: float | None
+    finish_reason: str | None
+    served_model: str | None
+
+
+def judge(evidence: Evidence, *, price: Price | None, now: datetime, timeout_seconds: float) -> Verdict:
+    """Judge an attempt.
+
+    Args:
+        evidence: What the engine saw.
+        price: Of the model, for the cost.
+        now: For reset times that the provider gives in seconds.
+        timeout_seconds: The attempt's deadline, for its message.
+    """
+    usage = total_usage(evidence)
+    served = [e.served_model for e in evidence.exchanges if e.served_model]
+    return Verdict(
+        error=_find_error(evidence, now, timeout_seconds),
+        usage=usage,
+        cost_usd=None if price is None else cost_usd(usage, price),
+        finish_reason=evidence.transcript.finish_reason,
+        served_model=served[-1] if served else None,
+    )
+
+
+def total_usage(evidence: Evidence) -> Usage:
+    """Sum the attempt's tokens: from its exchanges, else from its transcript."""
+    sent = [exchange for exchange in evidence.exchanges if exchange.refused is None]
+    seen = evidence.transcript.usage
+    if not sent:
+        return seen
+    told = sum((exchange.usage for exchange in sent if exchange.usage), Usage())
+    missing = any(_unknown_usage(exchange) for exchange in sent)
+    return Usage(
+        told.input,
+        told.output,
+        told.reasoning,
+        told.cache_read,
+        told.cache_write,
+        num_turns=seen.num_turns,
+        num_requests=len(sent),
+        estimated=told.estimated or missing,
+    )
+
+
+def _unknown_usage(exchange: Exchange) -> bool:
+    """Tell whether a request may have been billed without our knowing how much."""
+    answered = exchange.status is not None and exchange.status < FIRST_FAILING_STATUS
+    return exchange.usage is None and (answered or exchange.status is None)
+
+
+def cost_usd(usage: Usage, price: Price) -> float:
+    """Price a usage in US dollars; cached input at the input price where no other is known."""
+    cached = price.input if price.cache_read is None else price.cache_read
+    micro_dollars = (
+        (usage.input + usage.cache_write) * price.input
+        + usage.cache_read * cached
+        + (usage.output + usage.reasoning) * price.output
+    )
+    return micro_dollars / 1_000_000
+
+
+def _find_error(evidence: Evidence, now: datetime, timeout_seconds: float) -> OpenCodeError | None:
+    upstream = _last_failure(evidence, now)
+    refused = next((e.refused for e in reversed(evidence.exchanges) if e.refused), None)
+    if evidence.stopped is not None:
+        return _stopped(evidence, upstream, timeout_seconds)
+    if refused is not None:
+        return _refused(evidence, refused, upstream)
+    structured = evidence.transcript.error or evidence.run_error
+    if structured is not None:
+        return upstream or _structured(evidence, structured)
+    return _unfinished(evidence)
+
+
+def _stopped(
+    evidence: Evidence, upstream: OpenCodeError | None, timeout_seconds: float
+) -> OpenCodeError:
+    if evidence.stopped == "timeout":
+        error: OpenCodeError = PromptTimeoutError(
+            exit_code=evidence.returncode,
+            raw_message=f"the prompt did not end within {timeout_seconds:g} s",
+        )
+        error.__cause__ = upstream
+        return error
+    if evidence.stopped == "agent":
+        return ConfigurationError(
+            exit_code=evidence.returncode,
+            raw_message=f"opencode did not find the agent: {evidence.stderr[-300:]}",
+            hint="Leave --agent out of extra_cli_args; agent_name= names the agent.",
+        )
+    return upstream or classify_reason(evidence.log_errors[-1] if evidence.log_errors else "")
+
+
+def _refused(evidence: Evidence, reason: str, upstream: OpenCodeError | None) -> OpenCodeError:
+    """Say what the guard's refusal stands for."""
+    code = evidence.returncode
+    if reason.startswith(TOOL_SERVER):
+        name = reason.removeprefix(TOOL_SERVER).removesuffix("_")
+        return ToolServerError(
+            exit_code=code, raw_message=f"no tool of the server {name!r} reached the model"
+        )
+    if reason == "max_requests":
+        limit = LimitExceededError(
+            exit_code=code,
+            raw_message="the prompt reached its limit of model requests",
+            limit="max_requests",
+        )
+        limit.__cause__ = upstream
+        return limit
+    return upstream or UnknownOpenCodeError(exit_code=code, raw_message=reason)
+
+
+def _last_failure(evidence: Evidence, now: datetime) -> OpenCodeError | None:
+    """Return what the last request that was sent died of; None if it ended well."""
+    sent = [exchange for exchange in evidence.exchanges if exchange.refused is None]
+    # A refused request was no exchange; but one that failed and was then refused carries both.
+    answered = [e for e in evidence.exchanges if e.status is not None or e.error is not None]
+    last = answered[-1] if answered else (sent[-1] if sent else None)
+    return None if last is None else _exchange_error(last, evidence, now)
+
+
+def _exchange_error(
+    exchange: Exchange, evidence: Evidence, now: datetime
+) -> OpenCodeError | None:
+    code = evidence.returncode
+    if exchange.status is None:
+        return ServerError(
+            exit_code=code,
+            raw_message=exchange.error or "no answer",
+            model=exchange.requested_model,
+        )
+    if exchange.status >= FIRST_FAILING_STATUS or exchange.body is not None:
+        return classify_response(
+            exchange.status,
+            exchange.body or "",
+            exchange.headers,
+            now=now,
+            model=exchange.requested_model,
+        )
+    if exchange.finish_reason in _WHOLE:
+        return None
+    return _broken_stream(exchange, code)
+
+
+def _broken_stream(exchange: Exchange, exit_code: int) -> OpenCodeError:
+    """Say what a stream without a finish reason died of: its error event may name it."""
+    told = exchange.error or "the stream ended without a finish reason"
+    event = {"name": "UnknownError", "data": {"message": told}}
+    named = classify_error(event, returncode=exit_code, model=exchange.requested_model)
+    if type(named) is not UnknownOpenCodeError:
+        return named
+    return TruncatedStreamError(
+        exit_code=exit_code,
+        raw_message=told,
+        status=exchange.status,
+        model=exchange.requested_model,
+        request_id=exchange.request_id,
+    )
+
+
+_WHOLE = frozenset({"stop", "tool_calls", "function_call", "length", "content_filter"})
+
+
+def _structured(evidence: Evidence, error: Mapping[str, Any]) -> OpenCodeError:
+    return classify_error(
+        dict(error),
+        returncode=evidence.returncode,
+        stderr=evidence.stderr,
+        partial_text=evidence.transcript.text,
+    )
+
+
+def _unfinished(evidence: Evidence) -> OpenCodeError | None:
+    transcript = evidence.transcript
+    if not transcript.turns:
+        return UnknownOpenCodeError(
+            exit_code=evidence.returncode,
+            raw_message=evidence.stderr[:300] or "opencode ended without an answer",
+            stderr=evidence.stderr,
+        )
+    finish = classify_finish(transcript.finish_reason, text=transcript.text)
+    if finish is None and not transcript.turns[-1].text:
+        return EmptyResponseError(
+            exit_code=evidence.returncode, raw_message="the model ended its turn and said nothing"
+        )
+    return finish
