@@ -55,13 +55,11 @@ if TYPE_CHECKING:
     )
     from chutes_opencode.llm import ChutesOpenCodeLLM
     from chutes_opencode.opencode.transcript import parse_run_error, parse_session_id
+    from chutes_opencode.request import Limits, McpServer, Params
     from chutes_opencode.results import (
         Attempt,
         Exchange,
-        Limits,
-        McpServer,
         Message,
-        Params,
         QueryResult,
         Transcript,
         Usage,
@@ -116,13 +114,11 @@ _HOMES = {
     ),
     "llm": ("ChutesOpenCodeLLM",),
     "opencode.transcript": ("parse_run_error", "parse_session_id"),
+    "request": ("Limits", "McpServer", "Params"),
     "results": (
         "Attempt",
         "Exchange",
-        "Limits",
-        "McpServer",
         "Message",
-        "Params",
         "QueryResult",
         "Transcript",
         "Usage",

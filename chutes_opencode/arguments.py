@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from chutes_opencode.attachments import FileArgument
 from chutes_opencode.errors import ConfigurationError, InvalidRequestError
-from chutes_opencode.results import ChatMessage, McpServer, Params
+from chutes_opencode.request import ChatMessage, McpServer, Params
 
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
 DEFAULT_TOOL_PORT = 8000
@@ -116,8 +116,9 @@ def _message(number: int, row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _text_parts(number: int, content: Any) -> str:
     parts = content if isinstance(content, list) else [None]
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
-    if len(texts) != len(parts) or not all(isinstance(text, str) for text in texts):
+    found = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    texts = [text for text in found if isinstance(text, str)]
+    if len(texts) != len(parts):
         raise InvalidRequestError(
             raw_message=f"messages[{number}] holds something else than text",
             hint="Pass images and documents with files=.",

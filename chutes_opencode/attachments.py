@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from chutes_opencode.errors import InvalidRequestError
-from chutes_opencode.results import FilePart
+from chutes_opencode.request import FilePart
 
 FileArgument = str | Path | tuple[str, bytes, str]
 

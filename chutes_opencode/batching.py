@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +15,14 @@ from chutes_opencode.errors import (
 )
 from chutes_opencode.results import QueryResult
 
+Item = str | Mapping[str, Any]
 Ask = Callable[[Mapping[str, Any]], Awaitable[QueryResult]]
 AccountError = AuthenticationError | BillingError
 
 
 async def completed(
-    items: Iterable[str | Mapping[str, Any]], ask: Ask, concurrency: int
-) -> AsyncIterator[QueryResult]:
+    items: Iterable[Item], ask: Ask, concurrency: int
+) -> AsyncGenerator[QueryResult, None]:
     """Run items and yield their results as they complete.
 
     Args:
@@ -43,12 +44,8 @@ async def completed(
     stopped_by: AccountError | None = None
     try:
         while True:
-            while len(running) < concurrency and stopped_by is None:
-                # The caller's iterable may block (a file, a queue): not on the shared loop.
-                entry = await asyncio.to_thread(next, numbered, None)
-                if entry is None:
-                    break
-                running.add(asyncio.create_task(_one(entry[0], entry[1], ask)))
+            if stopped_by is None:
+                await _fill(running, numbered, ask, concurrency)
             if not running:
                 break
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -66,7 +63,22 @@ async def completed(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _one(index: int, item: str | Mapping[str, Any], ask: Ask) -> QueryResult:
+async def _fill(
+    running: set[asyncio.Task[QueryResult]],
+    numbered: Iterator[tuple[int, Item]],
+    ask: Ask,
+    concurrency: int,
+) -> None:
+    """Start items until all places are taken or there are no more."""
+    while len(running) < concurrency:
+        # The caller's iterable may block (a file, a queue): not on the shared loop.
+        entry = await asyncio.to_thread(next, numbered, None)
+        if entry is None:
+            return
+        running.add(asyncio.create_task(_one(entry[0], entry[1], ask)))
+
+
+async def _one(index: int, item: Item, ask: Ask) -> QueryResult:
     arguments = {"prompt": item} if isinstance(item, str) else item
     try:
         result = await ask(arguments)
@@ -76,7 +88,9 @@ async def _one(index: int, item: str | Mapping[str, Any], ask: Ask) -> QueryResu
 
 
 def _failed(error: OpenCodeError) -> QueryResult:
-    return QueryResult(result="", returncode=error.exit_code, stderr="", stream_result="", error=error)
+    return QueryResult(
+        result="", returncode=error.exit_code, stderr="", stream_result="", error=error
+    )
 
 
 def _unsent(index: int, cause: AccountError) -> QueryResult:

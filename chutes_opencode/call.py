@@ -19,7 +19,8 @@ from chutes_opencode.errors import (
 )
 from chutes_opencode.events import AttemptEnded, Event, Retrying, Waiting
 from chutes_opencode.opencode.config import tool_prefix
-from chutes_opencode.results import Attempt, PromptRequest, QueryResult, Usage
+from chutes_opencode.request import PromptRequest
+from chutes_opencode.results import Attempt, QueryResult, Usage
 from chutes_opencode.retry import RetryPolicy, run_with_retries
 from chutes_opencode.structured import Parsed, Schema
 from chutes_opencode.verdict import Verdict, judge
@@ -99,10 +100,9 @@ class CallRunner:
                 used_up=lambda _error: not self._may_repeat,
             )
         except OpenCodeError as error:
-            self._complete(error)
+            result = self._complete(error)
             if isinstance(error, PromptTimeoutError) or type(error) is UnknownOpenCodeError:
-                assert error.result is not None
-                return error.result
+                return result
             raise
         return self._result(None)
 
@@ -240,12 +240,13 @@ class CallRunner:
             )
         )
 
-    def _complete(self, error: OpenCodeError) -> None:
-        """Give an error what only the call knows."""
+    def _complete(self, error: OpenCodeError) -> QueryResult:
+        """Give an error what only the call knows, and return its partial result."""
         error.node_id = self._call.node_id
         error.model = error.model or self._call.request.model
         error.args = (f"{error.error_type} on {error.node_id}: {error.raw_message[:200]}",)
         error.result = self._result(error)
+        return error.result
 
     def _result(self, error: OpenCodeError | None) -> QueryResult:
         evidence = self._evidence[-1] if self._evidence else Evidence()

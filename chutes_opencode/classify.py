@@ -89,6 +89,7 @@ def classify_response(
     now: datetime,
     model: str | None = None,
     node_id: str = "unknown",
+    exit_code: int = -1,
     patterns: ProviderPatterns = CHUTES_PATTERNS,
 ) -> OpenCodeError:
     """Turn an HTTP answer that is no good answer into its error.
@@ -100,12 +101,13 @@ def classify_response(
         now: The time (aware), to make times out of seconds.
         model: The model that was asked.
         node_id: The machine.
+        exit_code: opencode's exit code, if it ran.
         patterns: How the provider words its errors.
 
     Returns:
         The error with status, body, request id and the provider's hint when to come back.
     """
-    scene = _Scene(now, node_id, model, patterns=patterns)
+    scene = _Scene(now, node_id, model, exit_code, patterns=patterns)
     return _from_answer(status, body or "", scene, headers=plain_headers(headers), body=body)
 
 

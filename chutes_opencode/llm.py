@@ -7,7 +7,15 @@ import logging
 import os
 import queue
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -22,7 +30,8 @@ from chutes_opencode.events import Done, Event, PromptFailed, PromptStarted, Ret
 from chutes_opencode.logs import make_logger
 from chutes_opencode.options import Options, check_params, refuse_without_relay
 from chutes_opencode.prepare import prepare
-from chutes_opencode.results import Limits, Params, QueryResult
+from chutes_opencode.request import Limits, Params
+from chutes_opencode.results import QueryResult
 from chutes_opencode.runtime import Runtime
 from chutes_opencode.settings import Settings, load_settings
 from chutes_opencode.transcript_log import TranscriptLog
@@ -167,18 +176,14 @@ class ChutesOpenCodeLLM:
         """
         return background.Job(self._ask({"prompt": prompt, **arguments})).result()
 
-    async def aprompt(
-        self, prompt: str = "", **arguments: Unpack[PromptArguments]
-    ) -> QueryResult:
+    async def aprompt(self, prompt: str = "", **arguments: Unpack[PromptArguments]) -> QueryResult:
         """Run one prompt from any event loop; as `prompt`.
 
         A cancelled call has ended everything that it had started when it returns.
         """
         return await background.Job(self._ask({"prompt": prompt, **arguments})).join()
 
-    def stream(
-        self, prompt: str = "", **arguments: Unpack[PromptArguments]
-    ) -> Iterator[Event]:
+    def stream(self, prompt: str = "", **arguments: Unpack[PromptArguments]) -> Iterator[Event]:
         """Run one prompt and yield what happens; arguments as in `prompt`.
 
         The last event is `Done` with the result. Closing the iterator ends the prompt.
@@ -195,9 +200,7 @@ class ChutesOpenCodeLLM:
         finally:
             job.cancel()
 
-    def batch(
-        self, items: Iterable[Item], concurrency: int | None = None
-    ) -> list[QueryResult]:
+    def batch(self, items: Iterable[Item], concurrency: int | None = None) -> list[QueryResult]:
         """Run many prompts at once.
 
         Args:
@@ -210,16 +213,14 @@ class ChutesOpenCodeLLM:
         """
         return sorted(self.map(items, concurrency), key=lambda result: result.index or 0)
 
-    def map(
-        self, items: Iterable[Item], concurrency: int | None = None
-    ) -> Iterator[QueryResult]:
+    def map(self, items: Iterable[Item], concurrency: int | None = None) -> Iterator[QueryResult]:
         """Yield the results of `batch` as they complete, reading no further ahead than needed.
 
         Each carries its item's position in `index`.
         """
         results = self._completed(items, concurrency)
         try:
-            while (result := background.Job(anext(results, None)).result()) is not None:  # type: ignore[arg-type]
+            while (result := background.Job(anext(results, None)).result()) is not None:
                 yield result
         finally:
             background.Job(results.aclose()).result()
@@ -230,7 +231,7 @@ class ChutesOpenCodeLLM:
         """Yield the results of `batch` as they complete, on any event loop."""
         results = self._completed(items, concurrency)
         try:
-            while (result := await background.Job(anext(results, None)).join()) is not None:  # type: ignore[arg-type]
+            while (result := await background.Job(anext(results, None)).join()) is not None:
                 yield result
         finally:
             await background.Job(results.aclose()).join()
@@ -300,16 +301,14 @@ class ChutesOpenCodeLLM:
 
     def _completed(
         self, items: Iterable[Item], concurrency: int | None
-    ) -> AsyncIterator[QueryResult]:
+    ) -> AsyncGenerator[QueryResult, None]:
         return completed(items, self._ask, concurrency or self.settings.max_processes)
 
     async def _runtime(self) -> Runtime:
         """Return this process's engine, catalogue and places; made when first needed."""
         pid = os.getpid()
         if pid not in self._runtimes:
-            made = await asyncio.to_thread(
-                Runtime.make, self.settings, self._options.provider
-            )
+            made = await asyncio.to_thread(Runtime.make, self.settings, self._options.provider)
             self._runtimes.setdefault(pid, made)
         return self._runtimes[pid]
 
@@ -345,6 +344,6 @@ def _log_event(log: Any, event: Event) -> None:
     elif isinstance(event, Waiting):
         log.info("waiting", reason=event.reason)
     elif isinstance(event, PromptFailed):
-        log.error("prompt failed", error=str(event.error), hint=event.error.hint)
+        log.info("prompt failed", error=str(event.error), hint=event.error.hint)
     elif isinstance(event, Done):
         log.info("prompt done", seconds=round(event.result.duration_s, 2))

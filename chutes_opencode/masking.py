@@ -33,8 +33,8 @@ def register_secret(secret: str) -> None:
 
 def mask(text: str) -> str:
     """Return `text` with every registered or recognisable secret replaced by `MASK`."""
-    # A copy: another thread may register while this one looks (longest first: keys can nest).
-    for secret in sorted(tuple(_registered), key=len, reverse=True):
+    # Longest first: one key may be part of another.
+    for secret in sorted(_registered, key=len, reverse=True):
         if secret in text:
             text = text.replace(secret, MASK)
     if "cpk_" in text:

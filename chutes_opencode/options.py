@@ -11,7 +11,7 @@ from typing import Any
 
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.errors import ConfigurationError
-from chutes_opencode.results import Limits, McpServer, Params
+from chutes_opencode.request import Limits, McpServer, Params
 
 ENGINES = ("run", "auto")
 ISOLATIONS = ("shared", "prompt")
@@ -54,8 +54,10 @@ class Options:
                 "dashes, underscores or spaces"
             )
         for name, value in self.env.items():
-            if not isinstance(value, str) or "\0" in value or not name or "=" in name:
-                raise ConfigurationError(raw_message=f"env: {name!r} cannot be an environment variable")
+            if "\0" in value or not name or "=" in name:
+                raise ConfigurationError(
+                    raw_message=f"env: {name!r} cannot be an environment variable"
+                )
         _check_limits(self.limits)
 
 
@@ -91,12 +93,18 @@ def check_params(params: Params) -> None:
     for name in ("temperature", "top_p"):
         value = getattr(params, name)
         if value is not None and not (_is_number(value) and value >= 0):
-            raise ConfigurationError(raw_message=f"params.{name} must be a number >= 0, not {value!r}")
+            raise ConfigurationError(
+                raw_message=f"params.{name} must be a number >= 0, not {value!r}"
+            )
     for name in ("max_tokens", "seed"):
         value = getattr(params, name)
         least = 1 if name == "max_tokens" else -math.inf
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ConfigurationError(raw_message=f"params.{name} must be a whole number, not {value!r}")
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < least
+        ):
+            raise ConfigurationError(
+                raw_message=f"params.{name} must be a whole number, not {value!r}"
+            )
 
 
 def _is_number(value: object) -> bool:
@@ -111,7 +119,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _check_limits(limits: Limits) -> None:
-    if not isinstance(limits.max_requests, int) or limits.max_requests < 1:
+    if limits.max_requests < 1:
         raise ConfigurationError(
             raw_message=f"limits.max_requests must be at least 1, not {limits.max_requests!r}"
         )

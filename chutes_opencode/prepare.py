@@ -18,7 +18,7 @@ from chutes_opencode.attachments import FileArgument, read_files, split_files
 from chutes_opencode.call import Call
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.options import Options, check_params
-from chutes_opencode.results import Params, PromptRequest
+from chutes_opencode.request import Params, PromptRequest
 from chutes_opencode.retry import RetryPolicy
 from chutes_opencode.runtime import Runtime
 from chutes_opencode.structured import Schema

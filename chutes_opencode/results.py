@@ -1,4 +1,4 @@
-"""The values that go in and come out: frozen, comparable, picklable."""
+"""The values that come out: frozen, comparable, picklable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from chutes_opencode.errors import OpenCodeError
 
@@ -51,135 +51,6 @@ class Usage:
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)}
         sums["estimated"] = self.estimated or other.estimated
         return Usage(**sums)
-
-
-@dataclass(frozen=True, slots=True)
-class Params:
-    """Sampling parameters of the model request; None leaves the provider's default.
-
-    Attributes:
-        temperature: Sampling temperature.
-        top_p: Nucleus sampling mass.
-        max_tokens: Largest number of output tokens.
-        stop: One stop sequence or several.
-        seed: Sampling seed, where the model supports one.
-        reasoning_effort: "low", "medium", "high", … where the model supports it.
-        extra_body: Further keys of the request body, sent as they are.
-    """
-
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: str | tuple[str, ...] | None = None
-    seed: int | None = None
-    reasoning_effort: str | None = None
-    extra_body: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a prompt may use at most, over all its attempts.
-
-    Attributes:
-        max_requests: Model requests, sub-agents included.
-        max_tokens: Tokens, input and output together (needs the relay).
-        max_cost_usd: US dollars (needs the relay).
-    """
-
-    max_requests: int = 100
-    max_tokens: int | None = None
-    max_cost_usd: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class McpServer:
-    """A tool server (Model Context Protocol) for the agent: remote by URL or local by command.
-
-    Attributes:
-        name: Prefix of its tools: the model sees `<name>_<tool>`.
-        url: Streamable HTTP endpoint of a remote server.
-        command: Program and arguments of a local one, started by opencode.
-        headers: HTTP headers for a remote server.
-        environment: Extra variables for a local one.
-        timeout_seconds: How long its tool list may take.
-    """
-
-    name: str
-    url: str | None = None
-    command: tuple[str, ...] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    timeout_seconds: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class FilePart:
-    """A file of a prompt, read: text is framed into the prompt, the rest goes as an attachment.
-
-    Attributes:
-        name: Base name; the model never sees a path.
-        content: The bytes.
-        media_type: For example "image/png".
-    """
-
-    name: str
-    content: bytes
-    media_type: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """A message of the history before the prompt: role "user" or "assistant", and its text."""
-
-    role: Literal["user", "assistant"]
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRequest:
-    """One prompt as an engine takes it: everything resolved, nothing to look up.
-
-    Attributes:
-        prompt: The text that the model receives as the user's message, exactly.
-        model: Model id in the provider's spelling.
-        system_message: None: opencode's own prompt.
-        agent_name: Name of the agent in opencode's config.
-        history: Messages before the prompt.
-        attachments: Images and PDF files.
-        params: Sampling parameters.
-        tools: MCP servers.
-        builtin_tools: Whether opencode's own tools are offered.
-        permission: opencode permission rules; None: everything inside `work_dir`, nothing outside.
-        context: Whether opencode's environment block follows the system message.
-        work_dir: The agent's folder; None: an empty one of its own.
-        rules_file: A rules file (AGENTS.md) that the agent is given.
-        session_id: Session to continue.
-        keep_session: False, True, or the folder to keep it in.
-        env: Extra variables for the agent's tools.
-        extra_cli_args: Further arguments of `opencode run`.
-        max_requests: Model requests that this attempt may send.
-        timeout_seconds: Seconds for this attempt.
-    """
-
-    prompt: str
-    model: str
-    system_message: str | None = "You are a helpful assistant."
-    agent_name: str = "chutes"
-    history: tuple[ChatMessage, ...] = ()
-    attachments: tuple[FilePart, ...] = ()
-    params: Params = field(default_factory=Params)
-    tools: tuple[McpServer, ...] = ()
-    builtin_tools: bool = True
-    permission: Mapping[str, Any] | str | None = None
-    context: bool = True
-    work_dir: Path | None = None
-    rules_file: Path | None = None
-    session_id: str | None = None
-    keep_session: bool | Path = False
-    env: Mapping[str, str] = field(default_factory=dict)
-    extra_cli_args: tuple[str, ...] = ()
-    max_requests: int = 100
-    timeout_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +204,7 @@ class Transcript:
 
     @property
     def trace(self) -> str:
-        """The seed's readable form: `[Response]`, `[Thinking]`, `[Tool Call: x]`, `[Tool Result]`."""
+        """The seed's readable form: `[Response]`, `[Thinking]`, `[Tool Call: x]` and so on."""
         return "".join(_trace_part(part) for turn in self.turns for part in turn.parts)
 
 

@@ -79,7 +79,8 @@ class Runtime:
             models = await self.catalog.models(token)
             names = ", ".join(model.id for model in models[:CANDIDATES])
             raise ConfigurationError(
-                raw_message="no model is named" + (f"; there are for example {names}" if names else ""),
+                raw_message="no model is named"
+                + (f"; there are for example {names}" if names else ""),
                 hint="Pass model=, or set default_model (CHUTES_OPENCODE_DEFAULT_MODEL).",
             )
         known = {model.id for model in await self.catalog.models(token)}

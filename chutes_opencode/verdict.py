@@ -62,7 +62,9 @@ class Verdict:
     served_model: str | None
 
 
-def judge(evidence: Evidence, *, price: Price | None, now: datetime, timeout_seconds: float) -> Verdict:
+def judge(
+    evidence: Evidence, *, price: Price | None, now: datetime, timeout_seconds: float
+) -> Verdict:
     """Judge an attempt.
 
     Args:
@@ -84,7 +86,7 @@ def judge(evidence: Evidence, *, price: Price | None, now: datetime, timeout_sec
 
 def total_usage(evidence: Evidence) -> Usage:
     """Sum the attempt's tokens: from its exchanges, else from its transcript."""
-    sent = [exchange for exchange in evidence.exchanges if exchange.refused is None]
+    sent = [exchange for exchange in evidence.exchanges if _was_sent(exchange)]
     seen = evidence.transcript.usage
     if not sent:
         return seen
@@ -100,6 +102,11 @@ def total_usage(evidence: Evidence) -> Usage:
         num_requests=len(sent),
         estimated=told.estimated or missing,
     )
+
+
+def _was_sent(exchange: Exchange) -> bool:
+    """Tell whether a request left for the provider; one may be sent, fail, and then be refused."""
+    return exchange.refused is None or exchange.status is not None or exchange.error is not None
 
 
 def _unknown_usage(exchange: Exchange) -> bool:
@@ -172,16 +179,11 @@ def _refused(evidence: Evidence, reason: str, upstream: OpenCodeError | None) ->
 
 def _last_failure(evidence: Evidence, now: datetime) -> OpenCodeError | None:
     """Return what the last request that was sent died of; None if it ended well."""
-    sent = [exchange for exchange in evidence.exchanges if exchange.refused is None]
-    # A refused request was no exchange; but one that failed and was then refused carries both.
-    answered = [e for e in evidence.exchanges if e.status is not None or e.error is not None]
-    last = answered[-1] if answered else (sent[-1] if sent else None)
-    return None if last is None else _exchange_error(last, evidence, now)
+    sent = [exchange for exchange in evidence.exchanges if _was_sent(exchange)]
+    return _exchange_error(sent[-1], evidence, now) if sent else None
 
 
-def _exchange_error(
-    exchange: Exchange, evidence: Evidence, now: datetime
-) -> OpenCodeError | None:
+def _exchange_error(exchange: Exchange, evidence: Evidence, now: datetime) -> OpenCodeError | None:
     code = evidence.returncode
     if exchange.status is None:
         return ServerError(

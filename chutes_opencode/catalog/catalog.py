@@ -74,7 +74,7 @@ class Catalog:
         models = await self.models(api_token)
         found = same_model(asked, models)
         if found is not None:
-            # The caller's spelling goes out: a routing suffix or an old name is the server's affair.
+            # The caller's spelling goes out: routing suffix and old name are for the server.
             return replace(found, id=asked)
         if not models:
             return Model(asked)

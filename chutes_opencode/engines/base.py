@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from chutes_opencode.events import Event
-from chutes_opencode.results import Exchange, PromptRequest, Transcript
+from chutes_opencode.request import PromptRequest
+from chutes_opencode.results import Exchange, Transcript
 
 Observe = Callable[[Event], None]
 
@@ -52,7 +53,10 @@ class Evidence:
 class Engine(Protocol):
     """A way to run a prompt."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name the engine: "run", "serve" or "direct"."""
+        ...
 
     async def run(
         self, request: PromptRequest, observe: Observe, accept: Callable[[Evidence], bool]

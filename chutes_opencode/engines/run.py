@@ -41,7 +41,7 @@ from chutes_opencode.opencode.workspace import (
     write_guard,
 )
 from chutes_opencode.process import Command, Supervised, run_to_end
-from chutes_opencode.results import PromptRequest, Transcript
+from chutes_opencode.request import PromptRequest
 
 LOOK_SECONDS = 0.04
 EXPORT_SECONDS = 60.0
@@ -144,7 +144,9 @@ class RunEngine:
         except TimeoutError:
             watch.stop = "timeout"
         watch.look()
-        return self._evidence(request, workspace, seat, watch, returncode, export, since_ms, started)
+        return self._evidence(
+            request, workspace, seat, watch, returncode, export, since_ms, started
+        )
 
     def _write_inputs(self, request: PromptRequest, workspace: Workspace) -> dict[str, str]:
         """Write config, guard, prompt and attachments; return the environment."""
@@ -164,7 +166,9 @@ class RunEngine:
             },
         )
         workspace.file("prompt").write_bytes(request.prompt.encode())
-        for path, part in zip(_attachment_paths(request, workspace), request.attachments, strict=True):
+        for path, part in zip(
+            _attachment_paths(request, workspace), request.attachments, strict=True
+        ):
             path.parent.mkdir(parents=True)
             path.write_bytes(part.content)
         return build_environment(

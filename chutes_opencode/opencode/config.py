@@ -17,7 +17,7 @@ from typing import Any
 from chutes_opencode.catalog.models import Model
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.errors import ConfigurationError, InvalidRequestError
-from chutes_opencode.results import McpServer, Params, PromptRequest
+from chutes_opencode.request import McpServer, Params, PromptRequest
 
 # Variable that holds the key; the config only refers to it.
 KEY_VARIABLE = "CHUTES_OPENCODE_LEASE"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chutes_opencode.catalog.providers import Provider
-from chutes_opencode.results import ChatMessage, PromptRequest
+from chutes_opencode.request import ChatMessage, PromptRequest
 
 _ALPHABET = string.digits + string.ascii_letters
 _ID_BITS = 48
@@ -64,7 +64,11 @@ def _message(
     common = {"id": message_id, "sessionID": session_id, "agent": request.agent_name}
     if message.role == "user":
         model = {"providerID": provider.id, "modelID": request.model}
-        info = common | {"role": "user", "time": {"created": at_ms}, "model": model}
+        info: dict[str, Any] = common | {
+            "role": "user",
+            "time": {"created": at_ms},
+            "model": model,
+        }
     else:
         info = common | {
             "role": "assistant",

@@ -49,7 +49,7 @@ class SessionCard:
 
     @property
     def data(self) -> Path:
-        """opencode's data folder of the session."""
+        """The folder of the session's database."""
         return Path(self.folder) / "data"
 
 
@@ -82,7 +82,7 @@ class SessionStore:
         for name, value in wanted.items():
             if found[name] != value:
                 raise ConfigurationError(
-                    raw_message=f"session {session_id} belongs to {name} {found[name]}, not {value}",
+                    raw_message=f"{session_id} is bound to {name} {found[name]}, not {value}",
                     hint="Continue it where it was made, or begin a new session.",
                 )
         return card

@@ -88,7 +88,9 @@ def transcript_from_export(export: Any, *, since_ms: int = 0) -> Transcript:
     """
     document = _mapping(export)
     messages = document.get("messages")
-    rows = [row for row in messages if isinstance(row, Mapping)] if isinstance(messages, list) else []
+    rows = (
+        [row for row in messages if isinstance(row, Mapping)] if isinstance(messages, list) else []
+    )
     read = tuple(_message(row) for row in rows if _created_ms(row) >= since_ms)
     return Transcript(_text(_mapping(document.get("info")).get("id")) or None, read)
 
@@ -194,9 +196,7 @@ def event_records(event: Mapping[str, Any]) -> tuple[Event, ...]:
         return (ReasoningDelta(text=read.text),)
     if isinstance(read, ToolPart):
         call = ToolCall(tool=read.tool, call_id=read.call_id, input=read.input)
-        end = ToolResult(
-            tool=read.tool, call_id=read.call_id, output=read.output, error=read.error
-        )
+        end = ToolResult(tool=read.tool, call_id=read.call_id, output=read.output, error=read.error)
         return (call, end)
     return ()
 

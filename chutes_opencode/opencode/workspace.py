@@ -77,7 +77,7 @@ class Workspace:
 
     @property
     def data(self) -> Path:
-        """opencode's data folder: its database."""
+        """The folder of opencode's database."""
         return self.home / ".local" / "share" / "opencode"
 
     @property

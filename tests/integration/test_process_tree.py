@@ -458,6 +458,7 @@ def test_when_the_caller_dies_nothing_of_it_is_left(
         wait_until(lambda: not (folder / "workspace").exists(), seconds=5)
         for pid in running(CALLER):
             os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: running(tag) == [])
     assert (outside / "keep").exists()
 
 
@@ -473,6 +474,30 @@ def test_when_the_supervisor_is_killed_nothing_is_left(folder: Path, tag: str) -
     assert asyncio.run(main()).returncode == -9
     wait_until(lambda: running(tag) == [])
     assert zombies() == []
+
+
+def test_when_caller_and_supervisor_are_killed_together_the_child_is_not_left(
+    folder: Path, tag: str
+) -> None:
+    argv = [sys.executable, "-c", CALLER, "plain", str(folder), tag, STUBBORN]
+    env = {"PYTHONPATH": ROOT, "PATH": PATH}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE) as caller:
+        assert caller.stdout is not None
+        caller.stdout.readline()
+        [boss] = supervisor.children_of(caller.pid)
+        [child] = supervisor.children_of(boss)
+        os.kill(boss, signal.SIGSTOP)
+        caller.kill()
+        os.kill(boss, signal.SIGKILL)
+
+        wait_until(lambda: status(child)[0] in (b"gone", b"Z"), seconds=5)
+
+    workspace = str(folder / "workspace")
+    process.end_marked(supervisor.WORKSPACE_MARKER, workspace)  # what the next start's sweep does
+    for pid in running(tag):
+        assert supervisor.read_bytes(f"/proc/{pid}/environ") == b""  # a daemon that shed the mark
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: running(tag) == [])
 
 
 def test_a_supervisor_killed_before_it_has_started_anything_is_an_error(folder: Path) -> None:
