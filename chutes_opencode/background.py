@@ -61,7 +61,17 @@ class Job(Generic[T]):
             self._ended.set_result(None)
 
     def result(self) -> T:
-        """Wait for it in this thread; an interrupt ends it first and is then raised."""
+        """Wait for it in this thread; an interrupt ends it first and is then raised.
+
+        Raises:
+            RuntimeError: This is the background loop's own thread (an observer's call), which
+                would wait for itself for ever.
+        """
+        if _running_loop() is loop():
+            self._future.cancel()
+            raise RuntimeError(
+                "an on_event observer cannot wait for a prompt; use a thread of its own"
+            )
         try:
             return self._future.result()
         except BaseException:
@@ -86,6 +96,13 @@ class Job(Generic[T]):
                 self._ended.result(timeout=END_SECONDS)
             except TimeoutError:
                 return
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _cancel_all(pid: int) -> None:

@@ -16,11 +16,11 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
-_NAMES: Mapping[int, str] = {status.value: status.phrase for status in HTTPStatus}
+_NAMES: Mapping[int | None, str] = {status.value: status.phrase for status in HTTPStatus}
 
 # Reason phrases of older and other servers beside those of the standard library.
 _PHRASES: Mapping[str, int] = {
-    **{phrase.lower(): status for status, phrase in _NAMES.items() if status >= 400},
+    **{status.phrase.lower(): status.value for status in HTTPStatus if status >= 400},
     "payload too large": 413,
     "content too large": 413,
     "unprocessable content": 422,
@@ -120,8 +120,6 @@ def split_phrase(message: str) -> tuple[int | None, str]:
 
 def describe_status(status: int | None, html: bool) -> str:
     """Say what a status is, for an answer without a message of its own."""
-    if status is None:
-        return "the provider's stream told an error without words"
     told = f"HTTP {status} {_NAMES.get(status, '')}".rstrip()
     return f"{told} (an HTML page)" if html else told
 

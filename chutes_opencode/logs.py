@@ -97,7 +97,9 @@ def _console_renderer() -> Callable[..., str]:
 def _json_renderer() -> Callable[..., str]:
     import structlog
 
-    renderer = structlog.processors.JSONRenderer(default=repr, ensure_ascii=False)
+    renderer = structlog.processors.JSONRenderer(
+        default=lambda value: mask(repr(value)), ensure_ascii=False
+    )
     return lambda logger, method, event: str(renderer(logger, method, event))
 
 

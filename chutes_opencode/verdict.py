@@ -34,6 +34,7 @@ from chutes_opencode.errors import (
     PromptTimeoutError,
     ServerError,
     ToolServerError,
+    TransientError,
     TruncatedStreamError,
     UnknownOpenCodeError,
 )
@@ -136,7 +137,9 @@ def _find_error(evidence: Evidence, now: datetime, timeout_seconds: float) -> Op
     structured = evidence.transcript.error or evidence.run_error
     if structured is not None:
         return upstream or _structured(evidence, structured)
-    return _unfinished(evidence)
+    error = _unfinished(evidence)
+    # A broken exchange says more than the turn that it left behind.
+    return upstream or error if isinstance(error, TransientError) else error
 
 
 def _stopped(

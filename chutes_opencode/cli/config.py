@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,7 +130,7 @@ def read_key(*, from_stdin: bool) -> str:
     """
     if from_stdin:
         key = sys.stdin.read()
-    elif sys.stdin.isatty():
+    elif _at_terminal():
         key = str(typer.prompt("Chutes API key (hidden)", hide_input=True, err=True))
     else:
         raise ConfigurationError(
@@ -139,6 +140,10 @@ def read_key(*, from_stdin: bool) -> str:
     if not key.strip():
         raise AuthenticationError(raw_message="no key was given")
     return key.strip()
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def store_key(path: Path, token: str, *, force: bool) -> None:
@@ -156,17 +161,26 @@ def store_key(path: Path, token: str, *, force: bool) -> None:
             hint="Add --force to replace it.",
         )
     try:
-        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
-        write_private(path.resolve(), with_key(text, token))
+        text = with_key(path.read_text(encoding="utf-8-sig") if path.exists() else "", token)
+        _check_key_line(path, text, token)
+        write_private(path.resolve(), text)
     except OSError as error:
         raise ConfigurationError(
             raw_message=f"{path} cannot be written: {error.strerror}",
             hint="Make its folder writable, or set CHUTES_API_TOKEN instead.",
         ) from error
-    if stored_in_file(path) != token:
+
+
+def _check_key_line(path: Path, text: str, token: str) -> None:
+    """Refuse to write what would not be read back as this key."""
+    try:
+        written = tomllib.loads(text).get("api_token")
+    except tomllib.TOMLDecodeError:
+        written = None
+    if written != token:
         raise ConfigurationError(
             raw_message=f"{path}: its api_token could not be replaced",
-            hint="Write api_token as one line of its own.",
+            hint="Write api_token as one line of its own, or remove it, and try again.",
         )
 
 

@@ -10,12 +10,16 @@ import json
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chutes_opencode import errors
 from chutes_opencode.masking import mask, mask_value
+
+if TYPE_CHECKING:
+    from chutes_opencode.results import Attempt, QueryResult
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 SimulateOption = Annotated[
@@ -89,6 +93,37 @@ def error_fields(error: BaseException) -> dict[str, Any]:
     }
 
 
+def result_fields(result: QueryResult) -> dict[str, Any]:
+    """Return what a program wants to know about a result, its error left out."""
+    return {
+        "result": result.result,
+        "structured": result.structured,
+        "model": result.model,
+        "served_model": result.served_model,
+        "finish_reason": result.finish_reason,
+        "session_id": result.session_id,
+        "work_dir": result.work_dir,
+        "usage": asdict(result.usage),
+        "cost_usd": result.cost_usd,
+        "duration_s": round(result.duration_s, 3),
+        "queued_s": round(result.queued_s, 3),
+        "attempts": [_attempt_fields(attempt) for attempt in result.attempts],
+    }
+
+
+def _attempt_fields(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "engine": attempt.engine,
+        "scope": attempt.scope,
+        "usage": asdict(attempt.usage),
+        "cost_usd": attempt.cost_usd,
+        "duration_s": round(attempt.duration_s, 3),
+        "waited_s": round(attempt.waited_s, 3),
+        "error": None if attempt.error is None else error_fields(attempt.error),
+    }
+
+
 def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     """Tell how a command failed, and what to do about it.
 
@@ -98,10 +133,15 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     if debug:
         say("".join(traceback.format_exception(error)).rstrip())
     if as_json:
-        print_json({"ok": False, "error": error_fields(error)})
+        result = error.result if isinstance(error, errors.OpenCodeError) else None
+        fields = {} if result is None else result_fields(result)
+        print_json({"ok": False, **fields, "error": error_fields(error)})
     elif isinstance(error, errors.OpenCodeError):
         say(f"error: {error.raw_message or error.error_type}")
         say(f"fix: {error.hint}")
+    elif isinstance(error, OSError):
+        say(f"error: {error}")
+        say("fix: the machine refused it: look at the file, folder or network that is named.")
     else:
         say(f"error: {type(error).__name__}: {error}")
         say("fix: this is a fault of chutes-opencode; --debug shows where it happened.")

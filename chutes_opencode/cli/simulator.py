@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chutes_opencode.cli.output import JsonOption, print_json, print_table, say
+from chutes_opencode.cli.output import INTERRUPTED, JsonOption, print_json, print_table, say
 from chutes_opencode.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def simulator(
         run_forever(
             scenario, port=port, on_ready=lambda it: _announce(it, as_json=as_json), until=until
         )
+    except KeyboardInterrupt:  # how it is meant to end: nothing more to tell
+        raise typer.Exit(INTERRUPTED) from None
     except ScenarioError as error:
         raise ConfigurationError(raw_message=str(error), hint="Correct the scenario.") from error
     except OSError as error:

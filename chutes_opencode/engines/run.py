@@ -165,7 +165,9 @@ class RunEngine:
                 "attachments": str(workspace.attachments),
             },
         )
-        workspace.file("prompt").write_bytes(request.prompt.encode())
+        # opencode drops a byte order mark at the beginning of its input; of two, one arrives (seen).
+        mark = "\ufeff" if request.prompt.startswith("\ufeff") else ""
+        workspace.file("prompt").write_bytes((mark + request.prompt).encode())
         for path, part in zip(
             _attachment_paths(request, workspace), request.attachments, strict=True
         ):

@@ -7,6 +7,7 @@ Facts that it rests on were seen with the real opencode; DESIGN rule numbers and
 from __future__ import annotations
 
 import json
+import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -132,7 +133,8 @@ def permission_rules(request: PromptRequest) -> dict[str, Any]:
             raise ConfigurationError(
                 raw_message=f"permission names {foreign[0]!r}, but builtin_tools is False"
             )
-    return base | {name: _rule(name, rule) for name, rule in rules.items()} | {"question": "deny"}
+    merged = base | {name: _rule(name, rule) for name, rule in rules.items() if name != "question"}
+    return merged | {"question": "deny"}
 
 
 def _rule(name: str, rule: Any) -> Any:
@@ -154,7 +156,7 @@ def checked_tools(tools: Sequence[McpServer]) -> Sequence[McpServer]:
     """Return the tool servers, or refuse names that opencode could not tell apart.
 
     Raises:
-        ConfigurationError: A bad or doubled name, or neither URL nor command.
+        ConfigurationError: A bad or doubled name, not exactly one of URL and command, or no time.
     """
     seen: set[str] = set()
     for server in tools:
@@ -170,14 +172,16 @@ def _tool_problem(server: McpServer, seen: set[str]) -> str | None:
         return "needs a name of 1-64 letters, digits, dots, dashes and underscores"
     if tool_prefix(server.name) in seen:
         return "is there twice"
-    if (server.url is None) == (server.command is None):
+    if bool(server.url) == bool(server.command):
         return "needs either url= or command="
+    if not 0 < server.timeout_seconds < math.inf:
+        return f"needs a timeout_seconds above 0, not {server.timeout_seconds!r}"
     return None
 
 
 def _mcp(server: McpServer) -> dict[str, Any]:
     milliseconds = int(server.timeout_seconds * 1000)
-    if server.url is not None:
+    if server.url:
         shape: dict[str, Any] = {"type": "remote", "url": server.url}
         extra = {"headers": dict(server.headers), "oauth": False}
     else:
@@ -251,7 +255,8 @@ def body_options(params: Params) -> dict[str, Any]:
     `max_tokens` is not among them: it is the model's output limit in the config.
 
     Raises:
-        InvalidRequestError: `extra_body` holds what is not ours to set, or is no JSON.
+        ConfigurationError: `extra_body` holds what opencode sets.
+        InvalidRequestError: `extra_body` is no JSON.
     """
     extra = dict(params.extra_body or {})
     reserved = sorted(RESERVED_BODY_KEYS & extra.keys())

@@ -7,6 +7,7 @@ own exit code says little (it is 0 after many failures).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -214,7 +215,8 @@ def parse_log_line(line: str) -> dict[str, str]:
 
 def without_log_lines(stderr: str) -> str:
     """Return what opencode wrote to stderr besides its log, colours removed."""
-    lines = (_ANSI.sub("", line) for line in stderr.splitlines())
+    # Not splitlines: a logged prompt may hold a line end of another alphabet.
+    lines = (_ANSI.sub("", line).rstrip("\r") for line in stderr.split("\n"))
     return "\n".join(line for line in lines if line and not line.startswith("timestamp="))
 
 
@@ -239,11 +241,10 @@ def _exchange(kinds: Mapping[str, Mapping[str, Any]]) -> Exchange:
     request, response = kinds.get("request", {}), kinds.get("response", {})
     end = kinds.get("end", {})
     headers = _mapping(response.get("headers"))
-    status = response.get("status")
     started, answered = _float(request.get("time")), _float(response.get("time"))
     ended = _float(end.get("time")) or answered
     return Exchange(
-        status=status if isinstance(status, int) else None,
+        status=_int(response.get("status")) or None,
         content_type=_text(response.get("type")),
         headers={name: _text(value) for name, value in headers.items()},
         body=_text(response.get("body")) or None,
@@ -252,7 +253,7 @@ def _exchange(kinds: Mapping[str, Mapping[str, Any]]) -> Exchange:
         served_model=_text(end.get("model")) or None,
         session_id=_text(request.get("session")) or None,
         parent_session_id=_text(request.get("parent")) or None,
-        tools=tuple(name for name in request.get("tools") or () if isinstance(name, str)),
+        tools=_names(request.get("tools")),
         finish_reason=_text(end.get("finish")) or None,
         usage=_exchange_usage(request, response, end),
         first_byte_s=max(0.0, answered - started) if started and answered else None,
@@ -309,4 +310,15 @@ def _int(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    """Return a finite number; JSON as Python reads it also holds NaN and numbers without end."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    try:
+        number = float(value)
+    except OverflowError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list) else ()

@@ -665,6 +665,7 @@ def family(tag: str) -> Iterator[list[int]]:
         yield [parent.pid, *(pid for pid in running(tag) if pid != parent.pid)]
         for pid in running(tag):
             os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: running(tag) == [])
 
 
 def test_a_walk_visits_parents_first(family: list[int]) -> None:
@@ -698,3 +699,33 @@ def test_a_strike_hits_the_whole_tree(family: list[int]) -> None:
     tree = supervisor.strike(lambda visit: supervisor.walk(os.getpid(), visit), 0)
 
     assert set(family) <= tree
+
+
+def test_all_are_stopped_before_the_first_is_killed(family: list[int]) -> None:
+    """Else a parent could start a new child for the one that it sees die."""
+    looks: list[int] = []
+
+    def tree(visit: supervisor.Visit) -> None:
+        if len(looks) == 1:
+            wait_until(lambda: {status(pid)[0] for pid in family} == {b"T"})
+        looks.append(1)
+        for pid in family:
+            if status(pid)[0] not in (b"gone", b"Z"):
+                visit(pid)
+
+    assert supervisor.kill_all(tree, lambda: None) == set()
+
+
+def test_a_stray_that_carries_the_mark_belongs_to_the_tree(tag: str) -> None:
+    env = {"PATH": PATH, supervisor.TREE_MARKER: tag}
+    subprocess.run([SH, "-c", 'setsid sleep "$1" &', "sh", tag], env=env, check=True)
+    wait_until(lambda: running(tag))
+    tree = supervisor.Tree(child=0, marker=tag)
+    tree.childless = True
+    seen: list[int] = []
+
+    tree.walk(seen.append)
+
+    assert set(running(tag)) <= set(seen)
+    process.end_marked(supervisor.TREE_MARKER, tag)
+    wait_until(lambda: running(tag) == [])

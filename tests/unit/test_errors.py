@@ -14,6 +14,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from chutes_opencode import errors
+from chutes_opencode.base_error import TypedError
 from chutes_opencode.errors import (
     AuthenticationError,
     BillingError,
@@ -119,7 +120,7 @@ def test_the_tree_holds_exactly_the_documented_classes() -> None:
     public = {
         cls
         for _, cls in inspect.getmembers(errors, inspect.isclass)
-        if issubclass(cls, OpenCodeError) and not cls.__name__.startswith("_")
+        if issubclass(cls, OpenCodeError) and cls is not TypedError
     }
 
     assert public == {*TREE, OpenCodeError}
@@ -129,7 +130,7 @@ def test_the_tree_holds_exactly_the_documented_classes() -> None:
 def test_a_class_stands_under_its_documented_base(cls: type[OpenCodeError]) -> None:
     base, error_type = TREE[cls]
 
-    nearest = next(parent for parent in cls.__mro__[1:] if not parent.__name__.startswith("_"))
+    nearest = next(parent for parent in cls.__mro__[1:] if parent is not TypedError)
 
     assert nearest is base
     assert cls().error_type == error_type

@@ -1,0 +1,290 @@
+"""The config of a run: what opencode is told, and that foreign text in it stays text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from chutes_opencode.catalog.models import Model, Price
+from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.errors import ConfigurationError, InvalidRequestError
+from chutes_opencode.opencode.config import (
+    DEFAULT_CONTEXT_LENGTH,
+    DEFAULT_OUTPUT_LENGTH,
+    KEY_VARIABLE,
+    RESERVED_BODY_KEYS,
+    Target,
+    body_options,
+    build_config,
+    context_length,
+    key_placeholder,
+    output_ceiling,
+    output_length,
+    render_config,
+)
+from chutes_opencode.request import McpServer, Params, PromptRequest
+
+URL = "http://127.0.0.1:8000/v1"
+TARGET = Target(PROVIDERS["chutes"], URL)
+PLUGIN = Path("/work space/guard.js")
+REFERENCE = f"{{env:{KEY_VARIABLE}}}"
+
+
+def config(request: PromptRequest, target: Target = TARGET) -> dict[str, Any]:
+    return build_config(request, target, plugin=PLUGIN, key="key-1")
+
+
+def model_entry(request: PromptRequest, target: Target = TARGET) -> dict[str, Any]:
+    entry: dict[str, Any] = config(request, target)["provider"]["chutes"]["models"][request.model]
+    return entry
+
+
+# --- foreign text stays text -----------------------------------------------------------------
+
+
+def braces_inside_strings(text: str) -> int:
+    """Count the `{` inside string literals, character by character."""
+    inside = escaped = False
+    count = 0
+    for character in text:
+        if escaped:
+            escaped = False
+        elif inside and character == "\\":
+            escaped = True
+        elif character == '"':
+            inside = not inside
+        elif inside and character == "{":
+            count += 1
+    return count
+
+
+texts = st.text(max_size=12) | st.sampled_from(
+    ["{env:HOME}", "{file:/etc/hostname}", REFERENCE, '"', "\\", '\\"{', '{"a": {"b": "{"}}', "{{{"]
+)
+maps = st.dictionaries(texts, texts, max_size=2)
+servers = st.lists(
+    st.builds(McpServer, st.sampled_from("ab"), url=texts.filter(bool), headers=maps)
+    | st.builds(
+        McpServer,
+        st.sampled_from("cd"),
+        command=st.tuples(texts, texts),
+        environment=maps,
+    ),
+    max_size=2,
+    unique_by=lambda server: server.name,
+).map(tuple)
+requests = st.builds(
+    PromptRequest,
+    prompt=texts,
+    model=texts,
+    system_message=st.none() | texts,
+    agent_name=texts,
+    params=st.builds(Params, stop=st.none() | texts, reasoning_effort=texts, extra_body=maps),
+    tools=servers,
+    permission=st.none()
+    | st.dictionaries(texts, st.sampled_from(["allow", "deny", "ask"]), max_size=2)
+    | st.dictionaries(texts, st.dictionaries(texts, st.just("deny"), max_size=2), max_size=1),
+    rules_file=st.none() | texts.map(lambda name: Path("/rules", name.replace("\0", ""))),
+)
+
+
+@given(requests, texts, st.lists(texts, max_size=2))
+@example(PromptRequest("", "m", system_message=f"{REFERENCE} {{env:HOME}}"), "{env:X}", ["{"])
+def test_nothing_is_expanded_but_the_reference_to_the_key(
+    request: PromptRequest, base_url: str, listed: list[str]
+) -> None:
+    target = Target(PROVIDERS["chutes"], base_url, tuple(Model(name) for name in listed))
+    key = key_placeholder()
+    made = build_config(request, target, plugin=PLUGIN, key=key)
+
+    text = render_config(made, key=key)
+
+    assert text.count(REFERENCE) == 1
+    assert braces_inside_strings(text) == 1
+    assert json.loads(text.replace(REFERENCE, key)) == made
+
+
+def test_the_rendered_config_is_plain_ascii() -> None:
+    text = render_config(config(PromptRequest("", "m", system_message="é 🙂 \ud800")), key="key-1")
+
+    assert text.isascii()
+
+
+def test_the_config_only_refers_to_the_key() -> None:
+    rendered = json.loads(render_config(config(PromptRequest("", "m")), key="key-1"))
+
+    assert rendered["provider"]["chutes"]["options"] == {"baseURL": URL, "apiKey": REFERENCE}
+
+
+def test_no_two_placeholders_are_alike() -> None:
+    assert key_placeholder() != key_placeholder()
+
+
+# --- what opencode is told -------------------------------------------------------------------
+
+
+def test_only_our_provider_and_our_agent_exist() -> None:
+    made = config(PromptRequest("", "Org/Model", system_message="Be brief.", agent_name="boss"))
+
+    assert made["enabled_providers"] == ["chutes"]
+    assert made["model"] == made["small_model"] == "chutes/Org/Model"
+    assert made["agent"] == {"boss": {"mode": "primary", "prompt": "Be brief."}}
+    assert made["default_agent"] == "boss"
+    assert made["plugin"] == ["file:///work%20space/guard.js"]
+
+
+def test_traps_are_off() -> None:
+    made = config(PromptRequest("", "m"))
+
+    off = ("autoupdate", "snapshot", "lsp", "formatter")
+    assert [made[name] for name in off] == [False] * len(off)
+    assert made["share"] == "disabled"
+    assert made["compaction"] == {"auto": False, "prune": False}
+
+
+def test_without_a_system_message_opencodes_own_prompt_stays() -> None:
+    assert config(PromptRequest("", "m", system_message=None))["agent"] == {
+        "chutes": {"mode": "primary"}
+    }
+
+
+def test_a_rules_file_is_an_instruction() -> None:
+    rules = Path("/work/AGENTS.md")
+
+    assert config(PromptRequest("", "m"))["instructions"] == []
+    assert config(PromptRequest("", "m", rules_file=rules))["instructions"] == [str(rules)]
+
+
+# --- models ----------------------------------------------------------------------------------
+
+SEER = Model("seer", 1000, 300, Price(1.0, 2.0, 0.5), ("text", "image", "smell"), ("reasoning",))
+
+
+def test_a_listed_model_keeps_what_is_known_of_it() -> None:
+    target = Target(PROVIDERS["chutes"], URL, (SEER, Model("other", price=Price(1.0, 2.0))))
+
+    assert model_entry(PromptRequest("", "seer"), target) == {
+        "name": "seer",
+        "limit": {"context": 1000, "output": 300},
+        "tool_call": True,
+        "reasoning": True,
+        "attachment": True,
+        "modalities": {"input": ["text", "image"], "output": ["text"]},
+        "temperature": False,
+        "cost": {"input": 1.0, "output": 2.0, "cache_read": 0.5},
+    }
+    assert model_entry(PromptRequest("", "other"), target)["cost"] == {"input": 1.0, "output": 2.0}
+
+
+def test_a_model_that_is_not_listed_is_added() -> None:
+    target = Target(PROVIDERS["chutes"], URL, (SEER,))
+
+    models = config(PromptRequest("", "new"), target)["provider"]["chutes"]["models"]
+
+    assert set(models) == {"seer", "new"}
+    assert models["new"]["limit"] == {
+        "context": DEFAULT_CONTEXT_LENGTH,
+        "output": DEFAULT_OUTPUT_LENGTH,
+    }
+    assert models["new"]["attachment"] is False
+    assert "cost" not in models["new"]
+
+
+@pytest.mark.parametrize(
+    ("context", "output", "limit"),
+    [
+        pytest.param(1000, 300, 300, id="told"),
+        pytest.param(1000, 1000, 500, id="the whole context would leave no room"),
+        pytest.param(None, 8000, 8000, id="context untold"),
+        pytest.param(100_000, None, DEFAULT_OUTPUT_LENGTH, id="output untold"),
+        pytest.param(1000, None, 500, id="a small context"),
+        pytest.param(None, None, DEFAULT_OUTPUT_LENGTH, id="nothing told"),
+    ],
+)
+def test_the_output_limit_leaves_room_for_input(
+    context: int | None, output: int | None, limit: int
+) -> None:
+    assert output_length(Model("m", context, output)) == limit
+
+
+def test_an_untold_context_is_taken_cautiously() -> None:
+    assert context_length(Model("m")) == DEFAULT_CONTEXT_LENGTH
+    assert context_length(Model("m", 5)) == 5
+
+
+def test_a_model_without_known_modalities_takes_text() -> None:
+    target = Target(PROVIDERS["chutes"], URL, (Model("m", input_modalities=("smell",)),))
+
+    entry = model_entry(PromptRequest("", "m"), target)
+
+    assert entry["modalities"]["input"] == ["text"]
+    assert entry["attachment"] is False
+
+
+@pytest.mark.parametrize(
+    ("models", "max_tokens", "ceiling"),
+    [
+        ((), None, DEFAULT_OUTPUT_LENGTH),
+        ((), 99_999, 99_999),
+        ((), 5, DEFAULT_OUTPUT_LENGTH),
+        ((Model("a", 200_000, 65_000), Model("b")), None, 65_000),
+        ((Model("a", 200_000, 65_000),), 70_000, 70_000),
+    ],
+)
+def test_opencodes_ceiling_is_lifted_to_the_largest_limit(
+    models: tuple[Model, ...], max_tokens: int | None, ceiling: int
+) -> None:
+    request = PromptRequest("", "a", params=Params(max_tokens=max_tokens))
+
+    assert output_ceiling(request, Target(PROVIDERS["chutes"], URL, models)) == ceiling
+
+
+# --- parameters --------------------------------------------------------------------------------
+
+
+def test_max_tokens_is_the_requested_models_output_limit() -> None:
+    target = Target(PROVIDERS["chutes"], URL, (SEER, Model("other", 1000, 300)))
+
+    made = config(PromptRequest("", "seer", params=Params(max_tokens=77)), target)
+
+    models = made["provider"]["chutes"]["models"]
+    assert models["seer"]["limit"]["output"] == 77
+    assert models["other"]["limit"]["output"] == 300
+    assert "options" not in models["seer"]
+
+
+@pytest.mark.parametrize(
+    ("params", "options"),
+    [
+        (Params(), {}),
+        (Params(temperature=0.0), {"temperature": 0.0}),
+        (Params(top_p=0.5), {"top_p": 0.5}),
+        (Params(stop="END"), {"stop": "END"}),
+        (Params(stop=("A", "B")), {"stop": ["A", "B"]}),
+        (Params(seed=0), {"seed": 0}),
+        (Params(reasoning_effort="low"), {"reasoningEffort": "low"}),
+        (Params(extra_body={"min_p": 0.1, "x": {"y": [1]}}), {"min_p": 0.1, "x": {"y": [1]}}),
+        (Params(seed=1, extra_body={"seed": 2}), {"seed": 2}),
+        (Params(max_tokens=5), {}),
+    ],
+)
+def test_parameters_become_keys_of_the_body(params: Params, options: dict[str, Any]) -> None:
+    assert body_options(params) == options
+    assert model_entry(PromptRequest("", "m", params=params)).get("options", {}) == options
+
+
+@pytest.mark.parametrize("key", sorted(RESERVED_BODY_KEYS))
+def test_what_opencode_sets_cannot_be_set_twice(key: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"extra_body may not hold {key}"):
+        body_options(Params(extra_body={key: 1}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, b"x"])
+def test_an_extra_body_that_is_no_json_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequestError, match="extra_body is no JSON"):
+        body_options(Params(extra_body={"x": value}))
