@@ -11,7 +11,7 @@ import atexit
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -51,14 +51,26 @@ class Job(Generic[T]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         """Start it."""
-        self._ended: Future[None] = Future()
-        self._future = asyncio.run_coroutine_threadsafe(self._run(coroutine), loop())
+        # Set when the task is gone, not when it was told to go: callers wait for that.
+        self._outcome: Future[T] = Future()
+        self._loop = loop()
+        self._loop.call_soon_threadsafe(self._start, coroutine)
 
-    async def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        try:
-            return await coroutine
-        finally:
-            self._ended.set_result(None)
+    def _start(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._task = self._loop.create_task(coroutine)
+        self._task.add_done_callback(self._finish)
+
+    def _stop(self) -> None:
+        self._task.cancel()
+
+    def _finish(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self._outcome.cancel()
+            self._outcome.set_running_or_notify_cancel()
+        elif (error := task.exception()) is not None:
+            self._outcome.set_exception(error)
+        else:
+            self._outcome.set_result(task.result())
 
     def result(self) -> T:
         """Wait for it in this thread; an interrupt ends it first and is then raised.
@@ -67,35 +79,32 @@ class Job(Generic[T]):
             RuntimeError: This is the background loop's own thread (an observer's call), which
                 would wait for itself for ever.
         """
-        if _running_loop() is loop():
-            self._future.cancel()
+        if _running_loop() is self._loop:
+            self._loop.call_soon(self._stop)
             raise RuntimeError(
                 "an on_event observer cannot wait for a prompt; use a thread of its own"
             )
         try:
-            return self._future.result()
+            return self._outcome.result()
         except BaseException:
             self.cancel()
             raise
 
     async def join(self) -> T:
         """Wait for it on the caller's own loop; a cancellation ends it first."""
+        outcome = asyncio.wrap_future(self._outcome)
         try:
-            return await asyncio.wrap_future(self._future)
+            return await asyncio.shield(outcome)
         except asyncio.CancelledError:
-            self._future.cancel()
-            ended = asyncio.ensure_future(asyncio.wrap_future(self._ended))
-            await asyncio.wait([ended], timeout=END_SECONDS)
+            self._loop.call_soon_threadsafe(self._stop)
+            await asyncio.wait([outcome], timeout=END_SECONDS)
             raise
 
     def cancel(self) -> None:
         """End it, and return when all that it had started is gone."""
-        if not self._ended.done():
-            self._future.cancel()
-            try:
-                self._ended.result(timeout=END_SECONDS)
-            except TimeoutError:
-                return
+        if not self._outcome.done():
+            self._loop.call_soon_threadsafe(self._stop)
+            wait([self._outcome], timeout=END_SECONDS)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -145,7 +145,10 @@ class CallRunner:
             mended = True
         finally:
             new = request.session_id is None
-            if session_id and not request.keep_session and (mended or new):
+            if not mended and not new:
+                # The session holds this attempt's message: another one would send it twice.
+                self._may_repeat = False
+            if session_id and (not request.keep_session if mended else new):
                 await self._engine.forget(session_id)
 
     async def _turn(self, request: PromptRequest, number: int, scope: str) -> Evidence:
@@ -157,27 +160,24 @@ class CallRunner:
                 max_requests=self._requests_left(),
                 timeout_seconds=self._remaining_s(),
             )
+            seconds = bounded.timeout_seconds
             evidence = await self._engine.run(
-                bounded, self._observe, lambda seen: self._judge(seen).error is None
+                bounded, self._observe, lambda seen: self._judge(seen, seconds).error is None
             )
         finally:
             self._slots.release()
-        verdict = self._judge(evidence)
+        verdict = self._judge(evidence, seconds)
         self._evidence.append(evidence)
         self._verdict = verdict
-        self._may_repeat = self._call.retry_after_tools or not self._touched(evidence)
+        self._may_repeat &= self._call.retry_after_tools or not self._touched(evidence)
         self._record(number, scope, evidence, verdict)
         if verdict.error is not None:
             raise verdict.error
         return evidence
 
-    def _judge(self, evidence: Evidence) -> Verdict:
-        return judge(
-            evidence,
-            price=self._call.price,
-            now=datetime.now(UTC),
-            timeout_seconds=self._call.request.timeout_seconds,
-        )
+    def _judge(self, evidence: Evidence, timeout_seconds: float) -> Verdict:
+        now = datetime.now(UTC)
+        return judge(evidence, price=self._call.price, now=now, timeout_seconds=timeout_seconds)
 
     def _requests_left(self) -> int:
         used = sum(attempt.usage.num_requests for attempt in self._attempts)

@@ -50,6 +50,8 @@ def mask_value(value: Any) -> Any:
         return mask(value)
     if isinstance(value, dict):
         return {mask_value(key): mask_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(mask_value(item) for item in value)
+    if isinstance(value, list):
+        return [mask_value(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(mask_value(item) for item in value)
     return value

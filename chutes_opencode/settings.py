@@ -161,7 +161,12 @@ class Settings(BaseModel):
             ConfigurationError: A value that cannot be.
         """
         kept = {name: (getattr(self, name), self.sources.get(name, "argument")) for name in FIELDS}
-        return _validated(kept | {name: (value, "argument") for name, value in values.items()})
+        if "base_url" in values:
+            del kept["management_url"]  # it belonged to the old one
+        given = {name: (value, "argument") for name, value in values.items()}
+        settings = _with_management_url(_validated(kept | given))
+        _refuse_leaks(settings)
+        return settings
 
     def with_fresh_token(
         self, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None

@@ -201,6 +201,7 @@ def _exchange_error(exchange: Exchange, evidence: Evidence, now: datetime) -> Op
             exchange.headers,
             now=now,
             model=exchange.requested_model,
+            exit_code=code,
         )
     if exchange.finish_reason in _WHOLE:
         return None
@@ -208,11 +209,11 @@ def _exchange_error(exchange: Exchange, evidence: Evidence, now: datetime) -> Op
 
 
 def _broken_stream(exchange: Exchange, exit_code: int) -> OpenCodeError:
-    """Say what a stream without a finish reason died of: its error event may name it."""
+    """Say what a stream without a finish reason is: cut, unless its error event tells more."""
     told = exchange.error or "the stream ended without a finish reason"
     event = {"name": "UnknownError", "data": {"message": told}}
     named = classify_error(event, returncode=exit_code, model=exchange.requested_model)
-    if type(named) is not UnknownOpenCodeError:
+    if type(named) not in (UnknownOpenCodeError, ServerError):
         return named
     return TruncatedStreamError(
         exit_code=exit_code,

@@ -46,8 +46,8 @@ prepare_python() {
         "$found" -m venv --clear .venv
     fi
     say "installing chutes-opencode$extras into .venv"
-    "$python" -m pip install --quiet --constraint constraints.txt hatchling editables
-    "$python" -m pip install --quiet --constraint constraints.txt --no-build-isolation \
+    "$python" -m pip install -qq --constraint constraints.txt hatchling editables
+    "$python" -m pip install -qq --constraint constraints.txt --no-build-isolation \
         --editable ".$extras"
     printf '%s' "$key" >"$stamp"
 }
@@ -63,7 +63,9 @@ require_npm() {
 
 # Have an opencode: OPENCODE_BIN's or PATH's if it is supported, else npm's into .cache.
 prepare_opencode() {
-    say "$("$root/.venv/bin/chutes-opencode" setup)"
+    local found
+    found=$("$root/.venv/bin/chutes-opencode" setup) || exit
+    say "$found"
 }
 
 prepare() {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 import httpx
 
+from chutes_opencode.addresses import is_loopback
 from chutes_opencode.catalog.models import Model, parse_models
 
 FETCH_SECONDS = 10.0
@@ -24,17 +23,6 @@ class Listing:
 
     models: tuple[Model, ...] = ()
     problems: tuple[str, ...] = ()
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether a URL's host is this machine itself."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def fetch_models(base_url: str, api_token: str | None = None) -> Listing:

@@ -46,8 +46,17 @@ class Evidence:
 
     @property
     def tools_ran(self) -> bool:
-        """Whether the agent has done something that may have changed the world."""
-        return any(call.status in ("completed", "running") for call in self.transcript.tool_calls)
+        """Whether the agent has done something that may have changed the world.
+
+        opencode tells of a tool when it has ended, so a run that we ended shows its last tool only
+        by the request that called it.
+        """
+        asked = self.stopped is not None and any(
+            exchange.finish_reason in ("tool_calls", "function_call") for exchange in self.exchanges
+        )
+        return asked or any(
+            call.status in ("completed", "running") for call in self.transcript.tool_calls
+        )
 
 
 class Engine(Protocol):

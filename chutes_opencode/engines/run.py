@@ -136,6 +136,7 @@ class RunEngine:
                 session_id = seat.session_id
                 if request.history and session_id is None:
                     session_id = await self._import(request, workspace, seat, environment)
+                    since_ms = int(time.time() * 1000)  # the history is dated before its import
                 returncode = await self._watched(
                     self._run_command(request, workspace, seat, session_id, environment), watch
                 )
@@ -165,7 +166,7 @@ class RunEngine:
                 "attachments": str(workspace.attachments),
             },
         )
-        # opencode drops a byte order mark at the beginning of its input; of two, one arrives (seen).
+        # opencode drops a byte order mark at the beginning of its input; of two one arrives (seen).
         mark = "\ufeff" if request.prompt.startswith("\ufeff") else ""
         workspace.file("prompt").write_bytes((mark + request.prompt).encode())
         for path, part in zip(

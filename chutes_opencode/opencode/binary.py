@@ -24,7 +24,7 @@ from chutes_opencode.process import ProcessTimeout, run_simple
 
 # The supported range of opencode, in this one place.
 TESTED_VERSION = "1.18.33"
-OLDEST_VERSION = "1.18.0"
+OLDEST_VERSION = "1.17.0"
 
 VERSION_TIMEOUT_SECONDS = 60.0  # a cold disk reads 180 MB first
 VERSIONS_FILE = "versions.json"  # asking a binary costs 0.4 s and 0.2 GB

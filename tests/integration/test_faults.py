@@ -32,7 +32,6 @@ from chutes_opencode import (
     ServerError,
     Simulator,
     TruncatedStreamError,
-    UnknownOpenCodeError,
 )
 from chutes_opencode.simulator import FAULTS, fault_names
 
@@ -59,7 +58,7 @@ EXPECTED: dict[str, type[OpenCodeError]] = {
     "429-capacity": CapacityError,
     "429-infra-overload": CapacityError,
     "429-no-targets": CapacityError,
-    "429-maintenance": RateLimitError,
+    "429-maintenance": CapacityError,
     "429-free-limit": BillingError,
     "429-nginx": RateLimitError,
     "503-cold": ColdModelError,
@@ -77,14 +76,13 @@ EXPECTED: dict[str, type[OpenCodeError]] = {
     "499": ServerError,
     "429-retry-after-seconds": RateLimitError,
     "429-retry-after-date": RateLimitError,
-    # Status 200 is no family of errors: what the page or the JSON says is all there is.
-    "html-200": UnknownOpenCodeError,
+    "html-200": ServerError,
     "json-200": ServerError,
     "stream-bare-error-line": TruncatedStreamError,
     "stream-bare-end": TruncatedStreamError,
     "stream-close": TruncatedStreamError,
     "stream-reset": TruncatedStreamError,
-    "stream-error-event": ServerError,
+    "stream-error-event": TruncatedStreamError,
     "empty-stream": TruncatedStreamError,
     "only-done": TruncatedStreamError,
     "wrong-json": TruncatedStreamError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from chutes_opencode import ChutesOpenCodeLLM, Params, Simulator
@@ -15,6 +16,9 @@ HISTORY = [
     {"role": "assistant", "content": "second answer {file:/etc/hostname}"},
     {"role": "user", "content": "third"},
 ]
+
+
+LONG = "".join(f"line {number} \N{GRINNING FACE}\n" for number in range(100_000))
 
 
 def bodies(simulator: Simulator) -> list[dict[str, Any]]:
@@ -87,9 +91,10 @@ def test_reasoning_is_told_apart_from_the_answer_and_counted(simulator: Simulato
     assert result.cost_usd == total.cost_usd
 
 
-def test_an_answer_over_1_mib_arrives_whole(simulator: Simulator) -> None:
-    result = ChutesOpenCodeLLM("sim/size/1500000", retries=1).prompt("go")
+def test_an_answer_over_1_mib_arrives_whole(start_simulator: Callable[..., Simulator]) -> None:
+    start_simulator({"rules": [{"model": "sim/echo", "reply": "text", "text": LONG}]})
 
-    assert len(result.result) == 1_500_000
-    assert set(result.result[::16]) == {"0"}
-    assert len(result.stream_result) > 1_500_000
+    result = ChutesOpenCodeLLM("sim/echo", retries=1).prompt("go")
+
+    assert (len(result.result), result.result == LONG) == (len(LONG), True)
+    assert LONG in result.stream_result

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pty
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from chutes_opencode.cli import prompt as command
-from chutes_opencode.cli.live import LivePrinter, Spinner, summary
-from chutes_opencode.errors import BillingError, ConfigurationError, PromptTimeoutError, ServerError
-from chutes_opencode.events import (
-    Done,
-    Event,
-    ReasoningDelta,
-    Retrying,
-    StepEnd,
-    StepRestarted,
-    TextDelta,
-    ToolCall,
-    ToolResult,
-    Waiting,
-)
-from chutes_opencode.masking import register_secret
+from chutes_opencode.errors import BillingError, ConfigurationError, PromptTimeoutError
+from chutes_opencode.events import Done, Event, TextDelta
 from chutes_opencode.request import Limits, Params
 from chutes_opencode.results import (
     Attempt,
@@ -106,21 +91,11 @@ def llm(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
     return fake
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Make stdout and stderr a terminal; return what a person saw on it."""
-    screen, side = pty.openpty()
-    with open(side, "w", encoding="utf-8", closefd=False) as file:  # noqa: PTH123 - a descriptor
-        monkeypatch.setattr(sys, "stdout", file)
-        monkeypatch.setattr(sys, "stderr", file)
+class Terminal(io.StringIO):
+    """What a person sees."""
 
-        def seen() -> str:
-            file.flush()
-            return os.read(screen, 65536).decode().replace("\r\n", "\n")
-
-        yield seen
-    os.close(side)
-    os.close(screen)
+    def isatty(self) -> bool:
+        return True
 
 
 def test_into_a_pipe_goes_the_answer_alone(run: Run, llm: FakeLLM) -> None:
@@ -156,18 +131,10 @@ def test_standard_input_that_is_no_text_is_refused(run: Run, llm: FakeLLM) -> No
 def test_without_a_prompt_at_a_terminal_it_says_so(
     monkeypatch: pytest.MonkeyPatch, llm: FakeLLM
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", open_terminal())
+    monkeypatch.setattr(sys, "stdin", Terminal())
 
     with pytest.raises(ConfigurationError, match="there is no prompt"):
         command.read_message(None)
-
-
-def open_terminal() -> Any:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    return Terminal()
 
 
 def test_options_reach_the_instance_and_the_call(run: Run, llm: FakeLLM, home: Path) -> None:
@@ -342,22 +309,24 @@ def test_the_instance_is_a_real_one() -> None:
     )
 
 
-def ask(llm: FakeLLM, **options: Any) -> None:
-    command._answer(llm, "x", {}, **{"as_json": False, "thinking": False} | options)  # type: ignore[arg-type]
+def ask(llm: Any, *, as_json: bool = False) -> str:
+    """Ask at a terminal; return what was seen on it."""
+    with redirect_stdout(Terminal()) as screen, redirect_stderr(screen):
+        command._answer(llm, "x", {}, as_json=as_json, thinking=False)
+    return screen.getvalue()
 
 
-def test_at_a_terminal_text_appears_as_it_comes(llm: FakeLLM, terminal: Callable[[], str]) -> None:
+def test_at_a_terminal_text_appears_as_it_comes(llm: FakeLLM) -> None:
     llm.events = (TextDelta(text="It is "), TextDelta(text="42."))
 
-    ask(llm)
+    shown = ask(llm)
 
-    shown = terminal()
     assert shown.startswith("It is 42.\n")
     assert "acme/model, 1.5 s, 25 tokens in 1 request, 0.000123 USD" in shown
     assert llm.closed == ["stream"]
 
 
-def test_at_a_terminal_a_failed_result_is_raised(llm: FakeLLM, terminal: Callable[[], str]) -> None:
+def test_at_a_terminal_a_failed_result_is_raised(llm: FakeLLM) -> None:
     llm.answer = QueryResult("", -1, "", "", error=PromptTimeoutError(raw_message="too slow"))
 
     with pytest.raises(PromptTimeoutError, match="too slow"):
@@ -366,109 +335,6 @@ def test_at_a_terminal_a_failed_result_is_raised(llm: FakeLLM, terminal: Callabl
     assert llm.closed == ["stream"]
 
 
-def test_json_at_a_terminal_is_not_streamed(llm: FakeLLM, terminal: Callable[[], str]) -> None:
-    ask(llm, as_json=True)
-
-    assert terminal().startswith('{"ok": true')
+def test_json_at_a_terminal_is_not_streamed(llm: FakeLLM) -> None:
+    assert ask(llm, as_json=True).startswith('{"ok": true')
     assert llm.closed == []
-
-
-@pytest.fixture
-def printed() -> Callable[..., tuple[str, str]]:
-    """Show events; return what stdout and stderr got."""
-
-    def show(*events: Event, thinking: bool = False) -> tuple[str, str]:
-        out, err = io.StringIO(), io.StringIO()
-        with LivePrinter(out, Console(file=err, width=200), thinking=thinking).watching() as take:
-            for event in events:
-                take(event)
-        return out.getvalue(), err.getvalue()
-
-    return show
-
-
-@pytest.mark.parametrize(
-    ("event", "line"),
-    [
-        (ToolCall(tool="bash", call_id="1", input={"command": "ls"}), '→ bash {"command": "ls"}'),
-        (ToolResult(tool="bash", call_id="1", output="ok"), ""),
-        (ToolResult(tool="bash", call_id="1", error="denied"), "  bash failed: denied"),
-        (Waiting(reason="all places are taken"), "waiting: all places are taken"),
-        (StepRestarted(reason="cut"), "asked again, the text above is void: cut"),
-        (
-            Retrying(attempt=1, error=ServerError(raw_message="502"), wait_seconds=5.2),
-            "attempt 1 failed, its text is void: 502; next in 5 s",
-        ),
-        (ReasoningDelta(text="Hm."), ""),
-        (StepEnd(usage=Usage(), finish_reason="stop"), ""),
-    ],
-)
-def test_what_is_not_text_goes_to_stderr(
-    printed: Callable[..., tuple[str, str]], event: Event, line: str
-) -> None:
-    out, err = printed(event)
-
-    assert (out, err) == ("", f"{line}\n" if line else "")
-
-
-def test_a_line_of_text_ends_before_something_else_is_said(
-    printed: Callable[..., tuple[str, str]],
-) -> None:
-    out, err = printed(
-        TextDelta(text="I look."),
-        ToolCall(tool="read", call_id="1"),
-        TextDelta(text="Done.\n"),
-        ToolCall(tool="read", call_id="2"),
-    )
-
-    assert out == "I look.\nDone.\n"
-    assert err == "→ read {}\n→ read {}\n"
-
-
-def test_thoughts_are_shown_live_when_asked_for(printed: Callable[..., tuple[str, str]]) -> None:
-    assert printed(ReasoningDelta(text="Hm.\n"), thinking=True) == ("", "Hm.\n")
-
-
-def test_long_arguments_are_cut_and_secrets_masked(
-    printed: Callable[..., tuple[str, str]],
-) -> None:
-    register_secret("a-secret-of-ours")
-    long = ToolCall(tool="write", call_id="1", input={"text": "x" * 500})
-    secret = ToolCall(tool="bash", call_id="1", input={"command": "echo a-secret-of-ours"})
-
-    assert len(printed(long)[1]) < 120
-    assert "a-secret-of-ours" not in printed(secret)[1]
-
-
-def test_an_unknown_cost_is_said() -> None:
-    result = QueryResult("", 0, "", "", model="m", usage=Usage(num_requests=2))
-
-    assert summary(result) == "m, 0.0 s, 0 tokens in 2 requests, unknown cost"
-
-
-def test_the_spinner_shows_itself_only_after_a_while_and_leaves_nothing() -> None:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True)
-    slow, quick = Spinner(console), Spinner(console, quiet_seconds=0.0)
-
-    slow.wait()
-    slow.hide()
-    nothing = out.getvalue()
-    quick.wait()
-    timer = quick._timer
-    assert timer is not None
-    timer.join(10)
-    quick.hide()
-    quick.hide()
-
-    assert nothing == ""
-    assert "working…" in out.getvalue()
-    assert out.getvalue().endswith("\x1b[2K")
-
-
-def test_the_spinner_is_for_terminals_only() -> None:
-    spinner = Spinner(Console(file=io.StringIO()), quiet_seconds=0.0)
-
-    spinner.wait()
-
-    assert spinner._timer is None
