@@ -33,7 +33,7 @@ def test_defaults(place: Place) -> None:
         "base_url": "https://llm.chutes.ai/v1",
         "management_url": "https://api.chutes.ai",
         "opencode_bin": None,
-        "home": user_file(place.environ).parents[3] / ".local" / "share" / "chutes-opencode"
+        "home": user_file(place.environ).parents[2] / ".local" / "share" / "chutes-opencode"
         if sys.platform == "linux"
         else user_file(place.environ).parent,
         "temp_dir": Path("/tmp"),
