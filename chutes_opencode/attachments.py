@@ -114,7 +114,9 @@ def frame(file: FilePart) -> str:
     """
     try:
         text = file.content.decode("utf-8")
-    except UnicodeDecodeError as error:
+        if "\0" in text:
+            raise ValueError("NUL character")  # UTF-8 knows it, but no prompt can hold it
+    except ValueError as error:
         raise InvalidRequestError(
             raw_message=f"{file.name} ({file.media_type}) is neither UTF-8 text, image nor PDF",
             hint="Convert it to text, PNG, JPEG, GIF, WebP or PDF.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,41 +41,41 @@ async def completed(
         raise ConfigurationError(raw_message=f"concurrency must be at least 1, not {concurrency}")
     numbered = enumerate(items)
     running: set[asyncio.Task[QueryResult]] = set()
+    reading: asyncio.Task[tuple[int, Item] | None] | None = None
+    more = True
     stopped_by: AccountError | None = None
     try:
         while True:
-            if stopped_by is None:
-                await _fill(running, numbered, ask, concurrency)
-            if not running:
-                break
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            if more and reading is None and len(running) < concurrency:
+                # The caller's iterable may block (a file, a queue): neither the shared loop nor
+                # the results wait for it.
+                reading = asyncio.create_task(asyncio.to_thread(next, numbered, None))
+            waiting: set[asyncio.Task[Any]] = {*running, *([reading] if reading else [])}
+            if not waiting:
+                return
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if reading in done:
+                entry, reading = reading.result(), None
+                if entry is None:
+                    more = False
+                elif stopped_by is None:
+                    running.add(asyncio.create_task(_one(*entry, ask)))
+                else:
+                    yield _unsent(entry[0], stopped_by)
+            for task in running & done:
+                running.discard(task)
                 result = task.result()
                 if isinstance(result.error, AccountError):
                     stopped_by = result.error
                 yield result
-        if stopped_by is not None:
-            for index, _item in numbered:
-                yield _unsent(index, stopped_by)
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await _end([*running, *([reading] if reading else [])])
 
 
-async def _fill(
-    running: set[asyncio.Task[QueryResult]],
-    numbered: Iterator[tuple[int, Item]],
-    ask: Ask,
-    concurrency: int,
-) -> None:
-    """Start items until all places are taken or there are no more."""
-    while len(running) < concurrency:
-        # The caller's iterable may block (a file, a queue): not on the shared loop.
-        entry = await asyncio.to_thread(next, numbered, None)
-        if entry is None:
-            return
-        running.add(asyncio.create_task(_one(entry[0], entry[1], ask)))
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _one(index: int, item: Item, ask: Ask) -> QueryResult:

@@ -26,7 +26,15 @@ from chutes_opencode.batching import completed
 from chutes_opencode.call import CallRunner
 from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.errors import OpenCodeError
-from chutes_opencode.events import Done, Event, PromptFailed, PromptStarted, Retrying, Waiting
+from chutes_opencode.events import (
+    AttemptEnded,
+    Done,
+    Event,
+    PromptFailed,
+    PromptStarted,
+    Retrying,
+    Waiting,
+)
 from chutes_opencode.logs import make_logger
 from chutes_opencode.options import Options, check_params, refuse_without_relay
 from chutes_opencode.prepare import prepare
@@ -37,6 +45,9 @@ from chutes_opencode.settings import Settings, load_settings
 from chutes_opencode.transcript_log import TranscriptLog
 
 Item = str | Mapping[str, Any]
+
+FOR_OBSERVERS_ONLY = (PromptStarted, AttemptEnded, PromptFailed)
+"""Events that are no part of `stream()`."""
 
 
 class ChutesOpenCodeLLM:
@@ -196,7 +207,7 @@ class ChutesOpenCodeLLM:
         try:
             while (event := events.get()) is not None:
                 yield event
-            yield Done(result=job.result())
+            job.result()  # raises what ended it
         finally:
             job.cancel()
 
@@ -288,14 +299,19 @@ class ChutesOpenCodeLLM:
             tell(PromptFailed(error=error))
             self._write_log(arguments, error.result)
             raise
+        tell(Done(result=result))
         self._write_log(arguments, result)
         return result
 
     async def _streamed(
         self, arguments: Mapping[str, Any], events: queue.SimpleQueue[Event | None]
     ) -> QueryResult:
+        def put(event: Event) -> None:
+            if not isinstance(event, FOR_OBSERVERS_ONLY):
+                events.put(event)
+
         try:
-            return await self._ask(arguments, events.put)
+            return await self._ask(arguments, put)
         finally:
             events.put(None)
 

@@ -54,7 +54,7 @@ class Options:
                 "dashes, underscores or spaces"
             )
         for name, value in self.env.items():
-            if "\0" in value or not name or "=" in name:
+            if not _is_variable(name, value):
                 raise ConfigurationError(
                     raw_message=f"env: {name!r} cannot be an environment variable"
                 )
@@ -105,6 +105,15 @@ def check_params(params: Params) -> None:
             raise ConfigurationError(
                 raw_message=f"params.{name} must be a whole number, not {value!r}"
             )
+
+
+def _is_variable(name: object, value: object) -> bool:
+    if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name:
+        return False
+    try:
+        return b"\0" not in (name + value).encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _is_number(value: object) -> bool:

@@ -45,6 +45,6 @@ async def fetch_models(base_url: str, api_token: str | None = None) -> Listing:
             response = await client.get(f"{base_url}/models", headers=headers)
             response.raise_for_status()
             models, problems = parse_models(response.json())
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, ValueError, RecursionError) as error:
             return Listing(problems=(f"no model list from {base_url}: {error}",))
     return Listing(models, problems)

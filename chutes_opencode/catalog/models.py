@@ -118,10 +118,15 @@ def _spellings(asked: str) -> tuple[str, ...]:
 
 def nearest(asked: str, models: Iterable[Model], *, count: int = 3) -> tuple[str, ...]:
     """Return the ids most like `asked`, best first; the maker's part counts less than the name."""
-    ids = [model.id for model in models]
-    names = {identifier.rsplit("/", 1)[-1].lower(): identifier for identifier in ids}
-    close = difflib.get_close_matches(asked.rsplit("/", 1)[-1].lower(), names, n=count, cutoff=0.5)
-    return tuple(names[name] for name in close)
+    ids: dict[str, list[str]] = {}
+    for model in models:
+        ids.setdefault(_name(model.id), []).append(model.id)
+    close = difflib.get_close_matches(_name(asked), ids, n=count, cutoff=0.5)
+    return tuple(identifier for name in close for identifier in ids[name])[:count]
+
+
+def _name(identifier: str) -> str:
+    return identifier.rsplit("/", 1)[-1].lower()
 
 
 def _positive(value: Any) -> int | None:
@@ -144,7 +149,8 @@ def _price(pricing: Any) -> Price | None:
     if not isinstance(pricing, Mapping):
         return None
     prompt, completion = _number(pricing.get("prompt")), _number(pricing.get("completion"))
-    if prompt is None or completion is None:
+    # Below zero: some providers write -1 for "it depends".
+    if prompt is None or completion is None or min(prompt, completion) < 0:
         return None
     return Price(prompt, completion, _number(pricing.get("input_cache_read")))
 

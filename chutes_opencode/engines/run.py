@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.engines.watch import Watch
-from chutes_opencode.errors import ConfigurationError
+from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.masking import mask
 from chutes_opencode.opencode.binary import Binary
 from chutes_opencode.opencode.config import (
@@ -40,7 +40,7 @@ from chutes_opencode.opencode.workspace import (
     temporary_workspace,
     write_guard,
 )
-from chutes_opencode.process import Command, Supervised, run_to_end
+from chutes_opencode.process import Command, ProcessTimeout, Supervised, run_to_end
 from chutes_opencode.request import PromptRequest
 
 LOOK_SECONDS = 0.04
@@ -73,15 +73,22 @@ class RunEngine:
         self, request: PromptRequest, observe: Observe, accept: Callable[[Evidence], bool]
     ) -> Evidence:
         """Run one attempt; see `Engine.run`."""
-        async with AsyncExitStack() as stack:
-            workspace = stack.enter_context(temporary_workspace(self.temp_root))
-            seat = await stack.enter_async_context(self._seat(request, workspace))
-            evidence = await self._attempt(request, workspace, seat, observe)
-            if seat.card is not None:
-                await asyncio.to_thread(
-                    self._settle, request, workspace, seat.card, evidence, accept(evidence)
-                )
-            return evidence
+        try:
+            async with AsyncExitStack() as stack:
+                workspace = stack.enter_context(temporary_workspace(self.temp_root))
+                seat = await stack.enter_async_context(self._seat(request, workspace))
+                evidence = await self._attempt(request, workspace, seat, observe)
+                if seat.card is not None:
+                    await asyncio.to_thread(
+                        self._settle, request, workspace, seat.card, evidence, accept(evidence)
+                    )
+                return evidence
+        except OSError as error:
+            raise ConfigurationError(
+                raw_message=f"opencode could not be run: {error}",
+                hint="Check that the opencode binary and work_dir can be used and the disk has "
+                "space.",
+            ) from error
 
     async def forget(self, session_id: str) -> None:
         """Remove a kept session; see `Engine.forget`."""
@@ -102,7 +109,11 @@ class RunEngine:
         elif request.keep_session:
             keep = request.keep_session if isinstance(request.keep_session, Path) else None
             card = self.sessions.place(keep, engine=self.name, version=version)
-            yield _Seat(_work_dir(request, Path(card.work_dir)), None, card)
+            try:
+                yield _Seat(_work_dir(request, Path(card.work_dir)), None, card)
+            except BaseException:
+                self.sessions.discard(card)
+                raise
         else:
             yield _Seat(_work_dir(request, workspace.work), None, None)
 
@@ -255,7 +266,10 @@ class RunEngine:
         source.write_text(json.dumps(document))
         arguments = ["import", str(source)]
         command = self._command(arguments, workspace, seat, _pure(environment), name="import")
-        done = await run_to_end(command, timeout_seconds=EXPORT_SECONDS)
+        try:
+            done = await run_to_end(command, timeout_seconds=EXPORT_SECONDS)
+        except ProcessTimeout as error:
+            raise UnknownOpenCodeError(raw_message=f"import of the history: {error}") from error
         clear_locks(workspace)
         if done.returncode != 0:
             raise ConfigurationError(
@@ -274,11 +288,11 @@ class RunEngine:
         command = self._command(
             ["export", session_id], workspace, seat, _pure(environment), name="export"
         )
-        await run_to_end(command, timeout_seconds=EXPORT_SECONDS)
         try:
+            await run_to_end(command, timeout_seconds=EXPORT_SECONDS)
             exported: object = json.loads(mask(_read(command.stdout)))
-        except ValueError:
-            return None
+        except (ProcessTimeout, ValueError):
+            return None  # the event stream tells most of it
         return exported
 
     def _evidence(

@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 
 from chutes_opencode.engines.base import Observe
+from chutes_opencode.masking import mask
 from chutes_opencode.opencode.transcript import event_records, json_lines, parse_log_line
 
 # The guard answers in the provider's stead at the second failure in a row; the log shows that
@@ -56,7 +57,7 @@ class Watch:
     def look(self) -> None:
         """Take in what has been written since the last look."""
         for line in self._stdout.lines():
-            self._event_line(line)
+            self._event_line(mask(line))
         for line in self._stderr.lines():
             self._stderr_line(line)
 

@@ -24,7 +24,8 @@ Wait = Callable[..., None]
 RunPython = Callable[..., "subprocess.Popen[str]"]
 
 SLEEP = {"tool": "bash", "arguments": {"command": "sleep 600 & sleep 600", "description": "d"}}
-PROMPT = json.dumps({"steps": [SLEEP]})
+ECHO = {"tool": "bash", "arguments": {"command": "echo", "description": "d"}}
+PROMPT = json.dumps({"steps": [ECHO, SLEEP]})
 CALLER = """
 import sys
 from chutes_opencode import ChutesOpenCodeLLM
@@ -50,7 +51,7 @@ def test_a_timeout_ends_all_and_tells_what_was_spent(
 
     assert leftovers() == []
     assert (result.success, type(result.error)) == (False, PromptTimeoutError)
-    assert result.usage.num_requests == 1
+    assert result.usage.num_requests == 2
     assert result.cost_usd == pytest.approx(simulator.bill.total.cost_usd)
     assert 10 <= result.duration_s < 13
     with pytest.raises(PromptTimeoutError):
@@ -62,6 +63,24 @@ def test_a_cancelled_aprompt_has_ended_all_when_it_returns(
 ) -> None:
     async def main() -> None:
         task = asyncio.create_task(ChutesOpenCodeLLM("sim/script").aprompt(PROMPT))
+        await asyncio.to_thread(asleep)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert leftovers() == []
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_amap_has_ended_all_when_it_returns(
+    asleep: Callable[[], None], leftovers: Leftovers
+) -> None:
+    async def read() -> None:
+        async for _ in ChutesOpenCodeLLM("sim/script").amap([PROMPT]):
+            pass
+
+    async def main() -> None:
+        task = asyncio.create_task(read())
         await asyncio.to_thread(asleep)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -12,9 +12,10 @@ import pytest
 from chutes_opencode import ChutesOpenCodeLLM, InvalidRequestError, Simulator
 
 NASTY = (
-    "'single' \"double\" `back` \\ \\n \\u0041 $HOME $(id) %s {} {env:HOME} {file:/etc/hostname} "
-    "{{env:PATH}} @/etc/hostname !`id` <b>&amp;</b> \r\n crlf \r cr \t \x01\x07\x08\x1b[31m\x7f\x85 "
-    "\u2028\u2029\u200b\u202e \N{GRINNING FACE}\U0001f468\u200d\U0001f469 e\u0301 \ufffd \uffff"
+    "'single' \"double\" `back` \\ \\n \\u0041 $HOME $(id) %s {} {env:HOME} {{env:PATH}} "
+    "{file:/etc/hostname} @/etc/hostname !`id` <b>&amp;</b> \r\n crlf \r cr \t \x01\x07\x08 "
+    "\x1b[31m\x7f\x85 \u2028\u2029\u200b\u202e \N{GRINNING FACE}\U0001f468\u200d\U0001f469 "
+    "e\u0301 \ufffd \uffff"
 )
 BIG = "".join(random.Random(7).choices(NASTY, k=5_000_000))
 TEXTS = (
@@ -74,6 +75,6 @@ def test_what_cannot_be_sent_exactly_is_refused(
     llm = ChutesOpenCodeLLM("sim/echo", text if place == "system" else "")
     history = [{"role": "user", "content": text}] if place == "history" else []
 
-    with pytest.raises(InvalidRequestError, match="NUL|surrogate"):
+    with pytest.raises(InvalidRequestError, match=r"NUL|surrogate"):
         llm.prompt(text if place == "prompt" else "hello", messages=history)
     assert sent(simulator) == []

@@ -91,12 +91,16 @@ def test_the_callers_folder_is_used_as_it_is_and_nothing_outside_of_it(
 def test_without_a_folder_the_agent_gets_an_empty_one_that_is_gone_afterwards(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    result = ChutesOpenCodeLLM("sim/script", retries=1).prompt(script(bash("pwd; ls -A | wc -l")))
+    llm = ChutesOpenCodeLLM("sim/script", None, retries=1)
+
+    result = llm.prompt(script(bash("pwd; ls -A | wc -l")))
 
     folder, count = result.transcript.tool_calls[0].output.split()
     assert (count, result.work_dir) == ("0", None)
     assert folder.startswith(str(tmp_path / "temp"))
     assert not Path(folder).exists()
+    first = next(request for request in simulator.requests if request.body)
+    assert "opencode" in json.loads(first.body)["messages"][0]["content"], "its own system message"
 
 
 def test_an_unknown_agent_is_an_error_before_anything_is_spent(simulator: Simulator) -> None:

@@ -1,4 +1,4 @@
-"""What a prompt asks of the provider: one request a step, with the caller's parameters and turns."""
+"""What a prompt asks of the provider: a request a step, the caller's parameters and turns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from chutes_opencode import ChutesOpenCodeLLM, Params, Simulator
 
-HISTORY = [
+HISTORY: list[dict[str, Any]] = [
     {"role": "system", "content": "Be {env:HOME} brief."},
     {"role": "user", "content": "  first \N{GRINNING FACE}\n"},
     {"role": "assistant", "content": "-first answer\r\n"},
@@ -50,9 +50,7 @@ def test_one_step_is_one_request_and_carries_every_parameter_and_turn(simulator:
     result = llm.prompt(messages=HISTORY)
 
     (body,) = bodies(simulator)
-    assert turns(body) == [
-        (message["role"], _text(message["content"])) for message in HISTORY
-    ]
+    assert turns(body) == [(message["role"], _text(message["content"])) for message in HISTORY]
     assert {name: body[name] for name in body if name not in ("messages", "stream_options")} == {
         "model": "sim/echo",
         "stream": True,
@@ -65,7 +63,11 @@ def test_one_step_is_one_request_and_carries_every_parameter_and_turn(simulator:
         "min_p": 0.1,
         "chat_template_kwargs": {"enable_thinking": False},
     }
-    assert (result.result, result.finish_reason, result.served_model) == ("third", "stop", "sim/echo")
+    assert (result.result, result.finish_reason, result.served_model) == (
+        "third",
+        "stop",
+        "sim/echo",
+    )
     total = simulator.bill.total
     assert result.usage.num_requests == result.usage.num_turns == 1
     assert (result.usage.input, result.usage.output) == (total.input_tokens, total.output_tokens)

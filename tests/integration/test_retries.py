@@ -32,7 +32,6 @@ def scenario(fault: str, times: int) -> dict[str, Any]:
     [
         ("500-exhausted", 3, [ServerError, None]),
         ("stream-bare-end", 2, [TruncatedStreamError, TruncatedStreamError, None]),
-        ("stream-reset", 1, [TruncatedStreamError, None]),
         ("finish-length", 1, [MaxOutputTokensError, None]),
     ],
 )

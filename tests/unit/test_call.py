@@ -25,7 +25,7 @@ from chutes_opencode.errors import (
     ServerError,
     UnknownOpenCodeError,
 )
-from chutes_opencode.events import AttemptEnded, Event, Retrying, TextDelta, Waiting
+from chutes_opencode.events import AttemptEnded, Event, Retrying, TextDelta
 from chutes_opencode.request import McpServer, PromptRequest
 from chutes_opencode.results import (
     Exchange,
@@ -99,9 +99,9 @@ BASH = ToolPart("bash")
 class Stage:
     """Runs a call on an engine and keeps what was seen."""
 
-    def __init__(self, *script: Step, places: int = 1) -> None:
+    def __init__(self, *script: Step) -> None:
         self.engine = ScriptedEngine(*script)
-        self.slots = asyncio.Semaphore(places)
+        self.slots = asyncio.Semaphore(1)
         self.events: list[Event] = []
 
     async def arun(self, call: Call) -> QueryResult:
@@ -361,74 +361,3 @@ def test_no_wait_reaches_beyond_the_deadline() -> None:
     stage.raises(ServerError, deadline_seconds=5, policy=RetryPolicy(base_wait_s=60))
 
     assert len(stage.engine.requests) == 1
-
-
-def test_a_call_that_gets_no_place_in_time_is_a_timeout() -> None:
-    stage = Stage(said(), places=0)
-
-    result = stage.run(deadline_seconds=0.01)
-
-    assert type(result.error) is PromptTimeoutError
-    assert "no place became free within deadline_seconds=0.01" in result.error.raw_message
-    assert stage.engine.requests == []
-    assert len(stage.seen(Waiting)) == 1
-
-
-# --- places -----------------------------------------------------------------------------------
-
-
-def test_calls_wait_for_a_place_and_say_how_long() -> None:
-    async def main() -> tuple[QueryResult, Stage]:
-        stage = Stage(said(), places=1)
-        await stage.slots.acquire()
-        running = asyncio.create_task(stage.arun(call_of()))
-        while not stage.events:
-            await asyncio.sleep(0)
-        assert stage.engine.requests == []
-        stage.slots.release()
-        return await running, stage
-
-    result, stage = asyncio.run(main())
-
-    assert result.queued_s > 0
-    assert isinstance(stage.events[0], Waiting)
-
-
-def test_a_place_is_given_back_whatever_happens() -> None:
-    async def boom() -> None:
-        raise ValueError("ours")
-
-    stage = Stage(boom)
-
-    with pytest.raises(ValueError, match="ours"):
-        stage.run()
-
-    assert not stage.slots.locked()
-
-
-def test_a_cancelled_call_gives_its_place_back() -> None:
-    async def main() -> Stage:
-        never = asyncio.Event()
-        stage = Stage(never.wait)
-        running = asyncio.create_task(stage.arun(call_of()))
-        while not stage.engine.requests:
-            await asyncio.sleep(0)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        return stage
-
-    assert not asyncio.run(main()).slots.locked()
-
-
-def test_a_wait_between_attempts_holds_no_place() -> None:
-    held: list[bool] = []
-    stage = Stage(DOWN, said())
-
-    def observe(event: Event) -> None:
-        if isinstance(event, Retrying):
-            held.append(stage.slots.locked())
-
-    asyncio.run(CallRunner(call_of(), stage.engine, stage.slots, observe).run())
-
-    assert held == [False]

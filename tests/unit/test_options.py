@@ -1,0 +1,116 @@
+"""What an instance may be set up with, and what is refused in one clear sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.errors import ConfigurationError
+from chutes_opencode.options import Options, check_params, refuse_without_relay
+from chutes_opencode.request import Limits, Params
+
+NAN, INF = float("nan"), float("inf")
+
+
+def options(**fields: Any) -> Options:
+    return Options(None, "", PROVIDERS["chutes"], **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"engine": "run"},
+        {"isolation": "prompt"},
+        {"agent_name": "my agent-1.0_x"},
+        {"env": {"A": "", "B_2": "x=y"}},
+        {"limits": Limits(max_requests=1)},
+    ],
+)
+def test_usual_values_are_taken(fields: dict[str, Any]) -> None:
+    made = options(**fields)
+
+    assert all(getattr(made, name) == value for name, value in fields.items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"engine": "serve"}, "engine='serve' is not offered; this version has: run, auto"),
+        ({"isolation": "none"}, "isolation='none' is not offered"),
+        ({"agent_name": ""}, "agent_name ''"),
+        ({"agent_name": "-x"}, "agent_name '-x'"),
+        ({"agent_name": "a" * 65}, "agent_name"),
+        ({"agent_name": "a\n"}, "agent_name"),
+        ({"agent_name": "a/b"}, "agent_name"),
+        ({"env": {"": "x"}}, "env: '' cannot be an environment variable"),
+        ({"env": {"A=B": "x"}}, "env: 'A=B' cannot"),
+        ({"env": {"A": "x\0"}}, "env: 'A' cannot"),
+        ({"env": {"A\0": "x"}}, "cannot be an environment variable"),
+        ({"env": {"A": 5}}, "env: 'A' cannot"),
+        ({"env": {"A": None}}, "env: 'A' cannot"),
+        ({"env": {"A": "\ud800"}}, "env: 'A' cannot"),
+        ({"env": {5: "x"}}, "env: 5 cannot"),
+        ({"limits": Limits(max_requests=0)}, "max_requests must be at least 1, not 0"),
+        ({"limits": Limits(max_requests=-1)}, "max_requests must be at least 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        options(**fields)
+
+    assert message in caught.value.raw_message
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        Params(),
+        Params(temperature=0, top_p=1.0, max_tokens=1, seed=-1),
+        Params(temperature=1.5, stop="x", reasoning_effort="low", extra_body={"min_p": 0.1}),
+    ],
+)
+def test_usual_parameters_are_taken(params: Params) -> None:
+    check_params(params)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("temperature", [-0.1, NAN, INF, "1", True]),
+        ("top_p", [-1, NAN, "0.5", False]),
+        ("max_tokens", [0, -5, 1.5, "10", True, NAN]),
+        ("seed", [1.5, "1", True]),
+    ],
+)
+def test_a_parameter_that_no_provider_takes_is_named(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ConfigurationError, match=rf"params\.{name} must be a"):
+            check_params(Params(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"relay": True}, "relay=True"),
+        ({"cache": "/tmp/cache"}, "cache="),
+        ({"fallback_models": ("a",)}, "fallback_models="),
+        ({"limits": Limits(max_tokens=5)}, "limits.max_tokens"),
+        ({"limits": Limits(max_cost_usd=0.0)}, "limits.max_cost_usd"),
+    ],
+)
+def test_what_needs_the_relay_is_refused_rather_than_ignored(
+    fields: dict[str, Any], named: str
+) -> None:
+    usual: dict[str, Any] = {
+        "relay": False,
+        "cache": None,
+        "fallback_models": (),
+        "limits": Limits(),
+    }
+    refuse_without_relay(**usual)
+
+    with pytest.raises(ConfigurationError, match=f"{named} needs the relay"):
+        refuse_without_relay(**usual | fields)
