@@ -25,7 +25,7 @@ from chutes_opencode.arguments import PromptArguments, tool_servers
 from chutes_opencode.batching import completed
 from chutes_opencode.call import CallRunner
 from chutes_opencode.catalog.providers import find_provider
-from chutes_opencode.errors import OpenCodeError
+from chutes_opencode.errors import ConfigurationError, OpenCodeError
 from chutes_opencode.events import (
     AttemptEnded,
     Done,
@@ -45,6 +45,8 @@ from chutes_opencode.settings import Settings, load_settings
 from chutes_opencode.transcript_log import TranscriptLog
 
 Item = str | Mapping[str, Any]
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
 
 FOR_OBSERVERS_ONLY = (PromptStarted, AttemptEnded, PromptFailed)
 """Events that are no part of `stream()`."""
@@ -318,7 +320,8 @@ class ChutesOpenCodeLLM:
     def _completed(
         self, items: Iterable[Item], concurrency: int | None
     ) -> AsyncGenerator[QueryResult, None]:
-        return completed(items, self._ask, concurrency or self.settings.max_processes)
+        places = self.settings.max_processes if concurrency is None else concurrency
+        return completed(items, self._ask, places)
 
     async def _runtime(self) -> Runtime:
         """Return this process's engine, catalogue and places; made when first needed."""
@@ -330,7 +333,11 @@ class ChutesOpenCodeLLM:
 
     def _write_log(self, arguments: Mapping[str, Any], result: QueryResult | None) -> None:
         if self._log_file is not None and result is not None:
-            self._log_file.append(str(arguments.get("prompt", "")), result)
+            try:
+                self._log_file.append(str(arguments.get("prompt", "")), result)
+            except OSError as error:  # a full disk must not cost a paid prompt
+                log = make_logger(self._log_name, self._log_level, self.settings.log_format)
+                log.warning("log_dir cannot be written", error=repr(error))
 
 
 def _with_overrides(settings: Settings | None, overrides: Mapping[str, Any]) -> Settings:
@@ -342,8 +349,19 @@ def _with_overrides(settings: Settings | None, overrides: Mapping[str, Any]) -> 
 
 
 def _level_name(level: int | str | None) -> str | None:
-    """Return the name of a logging level, lower case."""
-    return logging.getLevelName(level).lower() if isinstance(level, int) else level
+    """Return the name of a logging level, lower case.
+
+    Raises:
+        ConfigurationError: There is no such level.
+    """
+    if level is None:
+        return None
+    name = (logging.getLevelName(level) if isinstance(level, int) else level).lower()
+    if name not in LEVELS:
+        raise ConfigurationError(
+            raw_message=f"logging_level {level!r} is none of {', '.join(LEVELS)}"
+        )
+    return name
 
 
 def _log_event(log: Any, event: Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from dataclasses import dataclass
 
 from chutes_opencode.catalog.catalog import Catalog
@@ -84,8 +85,9 @@ class Runtime:
                 hint="Pass model=, or set default_model (CHUTES_OPENCODE_DEFAULT_MODEL).",
             )
         known = {model.id for model in await self.catalog.models(token)}
-        prefix = f"{self.provider.id}/"
-        name = asked if asked in known else asked.removeprefix(prefix)
+        # Also each member of a list: "chutes/a,chutes/b".
+        bare = re.sub(rf"(^|,\s*){re.escape(self.provider.id)}/", r"\1", asked)
+        name = asked if asked in known else bare
         return await self.catalog.resolve(name, token)
 
     async def close(self) -> None:

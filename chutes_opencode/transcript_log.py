@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from datetime import datetime
@@ -28,7 +29,8 @@ class TranscriptLog:
             ConfigurationError: The folder cannot be made.
         """
         stamp = datetime.now().astimezone().strftime("%Y%m%d_%H%M%S")
-        self.path = folder / f"{name}_{stamp}_{uuid.uuid4().hex[:6]}.log"
+        safe_name = re.sub(r"[^\w.-]", "_", name)
+        self.path = folder / f"{safe_name}_{stamp}_{uuid.uuid4().hex[:6]}.log"
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -53,5 +55,7 @@ class TranscriptLog:
             f"{'=' * 80}\n[{now}] session {result.session_id}\n{'=' * 80}\n\n"
             f"[User Message]\n{shown}\n\n{result.stream_result}{failure}{'-' * 80}\n\n"
         )
-        with self._lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(mask(entry))
+        # A model may write half of a surrogate pair, which UTF-8 cannot.
+        data = mask(entry).encode(errors="backslashreplace")
+        with self._lock, self.path.open("ab", buffering=0) as file:
+            file.write(data)

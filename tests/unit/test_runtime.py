@@ -100,7 +100,7 @@ def test_no_model_is_refused_with_candidates(settings: Settings, asked: str | No
 
 
 def test_no_model_and_no_list_is_refused_too(settings: Settings) -> None:
-    with pytest.raises(ConfigurationError, match="no model is named$"):
+    with pytest.raises(ConfigurationError, match=r"no model is named$"):
         resolve(settings, None)
 
 

@@ -44,16 +44,13 @@ def test_nothing_is_written_before_the_first_prompt(tmp_path: Path) -> None:
     assert not TranscriptLog(tmp_path, "name").path.exists()
 
 
-@pytest.mark.parametrize(
-    ("length", "shown"),
-    [(500, "x" * 500), (501, "x" * 500 + "..."), (5_000_000, "x" * 500 + "...")],
-)
-def test_a_long_prompt_is_cut(tmp_path: Path, length: int, shown: str) -> None:
+@pytest.mark.parametrize(("length", "more"), [(500, ""), (501, "..."), (5_000_000, "...")])
+def test_a_long_prompt_is_cut(tmp_path: Path, length: int, more: str) -> None:
     log = TranscriptLog(tmp_path, "name")
 
     log.append("x" * length, result())
 
-    assert f"[User Message]\n{shown}\n\n[Response]" in log.path.read_text()
+    assert f"[User Message]\n{'x' * 500}{more}\n\n[Response]" in log.path.read_text()
 
 
 def test_a_failure_is_logged_with_its_reason(tmp_path: Path) -> None:
@@ -107,7 +104,7 @@ def test_a_copy_in_another_process_appends_to_the_same_file(tmp_path: Path) -> N
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(ConfigurationError, match="log_dir .*file"):
+    with pytest.raises(ConfigurationError, match=r"log_dir .*file"):
         TranscriptLog(tmp_path / "file", "name")
 
 
@@ -120,9 +117,9 @@ def test_a_name_that_leads_out_of_the_folder_does_not(tmp_path: Path, name: str)
     assert [path.parent for path in tmp_path.rglob("*.log")] == [tmp_path / "logs"]
 
 
-def test_a_log_that_cannot_be_written_costs_no_paid_prompt(tmp_path: Path) -> None:
-    log = TranscriptLog(tmp_path / "logs", "name")
-    (tmp_path / "logs").rmdir()
+def test_half_a_character_is_written_as_its_escape(tmp_path: Path) -> None:
+    log = TranscriptLog(tmp_path, "name")
 
-    with pytest.raises(OSError, match="No such file"):
-        log.append("hi", result())
+    log.append("é\ud800", result())
+
+    assert "é\\ud800" in log.path.read_text("utf-8")
