@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from chutes_opencode.arguments import PromptArguments
 from chutes_opencode.errors import (
     AuthenticationError,
     BillingError,
@@ -81,10 +83,23 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
 async def _one(index: int, item: Item, ask: Ask) -> QueryResult:
     arguments = {"prompt": item} if isinstance(item, str) else item
     try:
+        _check_names(arguments)
         result = await ask(arguments)
     except OpenCodeError as error:
         result = error.result or _failed(error)
     return replace(result, index=index)
+
+
+def _check_names(arguments: Mapping[str, Any]) -> None:
+    """Refuse an item with a misspelt argument, rather than the whole batch."""
+    known = {"prompt", *PromptArguments.__annotations__}
+    unknown = sorted(set(arguments) - known)
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+        raise ConfigurationError(
+            raw_message=f"an item has no argument {unknown[0]!r}",
+            hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}",
+        )
 
 
 def _failed(error: OpenCodeError) -> QueryResult:

@@ -15,6 +15,26 @@ from chutes_opencode.request import Limits, McpServer, Params
 
 ENGINES = ("run", "auto")
 ISOLATIONS = ("shared", "prompt")
+
+_NOT_OFFERED = "Leave it out: a prompt could not be run, watched or read back with it."
+# Flags of `opencode run` that would switch off what keeps a run bounded and readable.
+RESERVED_FLAGS = {
+    "--dir": "Use work_dir=.",
+    "--file": "Use files=.",
+    "-f": "Use files=.",
+    "--model": "Use model=.",
+    "-m": "Use model=.",
+    "--session": "Use session_id=.",
+    "-s": "Use session_id=.",
+    **dict.fromkeys(("--continue", "-c", "--fork"), "Use session_id= and keep_session=."),
+    **dict.fromkeys(("--pure", "--no-pure"), "The guard plugin is what bounds the run."),
+    **dict.fromkeys(
+        ("--attach", "--format", "--interactive", "-i", "--log-level", "--print-logs", "--share"),
+        _NOT_OFFERED,
+    ),
+    **dict.fromkeys(("--title", "--thinking", "--port", "--"), _NOT_OFFERED),
+    **dict.fromkeys(("--help", "-h", "--version", "-v"), _NOT_OFFERED),
+}
 _AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
@@ -59,6 +79,13 @@ class Options:
                     raw_message=f"env: {name!r} cannot be an environment variable"
                 )
         _check_limits(self.limits)
+        for argument in self.extra_cli_args:
+            flag = argument.partition("=")[0]
+            if flag in RESERVED_FLAGS:
+                raise ConfigurationError(
+                    raw_message=f"extra_cli_args may not hold {flag}: it is ours to set",
+                    hint=RESERVED_FLAGS[flag],
+                )
 
 
 def refuse_without_relay(

@@ -129,7 +129,9 @@ def cost_usd(usage: Usage, price: Price) -> float:
 
 def _find_error(evidence: Evidence, now: datetime, timeout_seconds: float) -> OpenCodeError | None:
     upstream = _last_failure(evidence, now)
-    refused = next((e.refused for e in reversed(evidence.exchanges) if e.refused), None)
+    # A sub-agent that was refused is its parent's affair: the parent may still have answered.
+    own = [e.refused for e in evidence.exchanges if e.refused and e.parent_session_id is None]
+    refused = own[-1] if own else None
     if evidence.stopped is not None:
         return _stopped(evidence, upstream, timeout_seconds)
     if refused is not None:
@@ -152,6 +154,12 @@ def _stopped(
         )
         error.__cause__ = upstream
         return error
+    if evidence.stopped == "guard":
+        return ConfigurationError(
+            exit_code=evidence.returncode,
+            raw_message="opencode ran without its guard plugin: nothing bounded this prompt",
+            hint="Use the tested opencode (`chutes-opencode setup`) and report this.",
+        )
     if evidence.stopped == "agent":
         return ConfigurationError(
             exit_code=evidence.returncode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -11,13 +12,16 @@ from chutes_opencode.catalog.discovery import Listing, fetch_models
 from chutes_opencode.catalog.models import Model, nearest, same_model
 from chutes_opencode.errors import ModelNotFoundError
 
+# A list that cannot be had must not hold up every prompt anew.
+RETRY_SECONDS = 30.0
+
 Fetch = Callable[[str, str | None], Awaitable[Listing]]
 
 
 class Catalog:
     """The models of one provider at one URL, fetched once and again when they are old.
 
-    Belongs to one event loop; a failed fetch is not kept, so the next look-up asks again.
+    Belongs to one event loop. After a failed fetch it asks again, but not for `RETRY_SECONDS`.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Catalog:
         self._lock = asyncio.Lock()
         self._models: tuple[Model, ...] = ()
         self._fetched_at: float | None = None
+        self._ask_again_at = -math.inf
 
     @property
     def known(self) -> tuple[Model, ...]:
@@ -53,7 +58,8 @@ class Catalog:
     async def models(self, api_token: str | None = None) -> tuple[Model, ...]:
         """Return the models that exist; empty when the list cannot be had (see `problems`)."""
         async with self._lock:
-            if self._fetched_at is None or self._age() > self._refresh_interval:
+            stale = self._fetched_at is None or self._age() > self._refresh_interval
+            if stale and self._clock() >= self._ask_again_at:
                 await self._load(api_token)
             return self._models
 
@@ -90,5 +96,7 @@ class Catalog:
     async def _load(self, api_token: str | None) -> None:
         listing = await self._fetch(self.base_url, api_token)
         self.problems = listing.problems
-        if listing.models:
+        if not listing.models:
+            self._ask_again_at = self._clock() + RETRY_SECONDS
+        else:
             self._models, self._fetched_at = listing.models, self._clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import mimetypes
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.engines.watch import Watch
-from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
+from chutes_opencode.errors import ConfigurationError, PromptTimeoutError, UnknownOpenCodeError
 from chutes_opencode.masking import mask
 from chutes_opencode.opencode.binary import Binary
 from chutes_opencode.opencode.config import (
@@ -41,7 +42,7 @@ from chutes_opencode.opencode.workspace import (
     write_guard,
 )
 from chutes_opencode.process import Command, ProcessTimeout, Supervised, run_to_end
-from chutes_opencode.request import PromptRequest
+from chutes_opencode.request import FilePart, PromptRequest
 
 LOOK_SECONDS = 0.04
 EXPORT_SECONDS = 60.0
@@ -79,9 +80,8 @@ class RunEngine:
                 seat = await stack.enter_async_context(self._seat(request, workspace))
                 evidence = await self._attempt(request, workspace, seat, observe)
                 if seat.card is not None:
-                    await asyncio.to_thread(
-                        self._settle, request, workspace, seat.card, evidence, accept(evidence)
-                    )
+                    # Not in a thread: a cancelled one would go on in a removed workspace.
+                    self._settle(request, workspace, seat.card, evidence, accept(evidence))
                 return evidence
         except OSError as error:
             raise ConfigurationError(
@@ -102,7 +102,10 @@ class RunEngine:
         """Find or make the session's place and the agent's folder."""
         version = self.binary.version
         if request.session_id is not None:
-            async with self.sessions.turn(request.session_id):
+            # Before the wait as well: of a session that is not there, not even a lock shall be.
+            self.sessions.find(request.session_id, engine=self.name, version=version)
+            async with AsyncExitStack() as stack:
+                await self._take_turn(stack, request.session_id, request.timeout_seconds)
                 card = self.sessions.find(request.session_id, engine=self.name, version=version)
                 await asyncio.to_thread(_copy_data, card, workspace)
                 yield _Seat(_work_dir(request, Path(card.work_dir)), request.session_id, card)
@@ -116,6 +119,16 @@ class RunEngine:
                 raise
         else:
             yield _Seat(_work_dir(request, workspace.work), None, None)
+
+    async def _take_turn(self, stack: AsyncExitStack, session_id: str, seconds: float) -> None:
+        """Wait for the session; others may be using it."""
+        try:
+            async with asyncio.timeout(seconds):
+                await stack.enter_async_context(self.sessions.turn(session_id))
+        except TimeoutError as error:
+            raise PromptTimeoutError(
+                raw_message=f"session {session_id} was in use for {seconds:g} s"
+            ) from error
 
     def _settle(
         self,
@@ -310,15 +323,16 @@ class RunEngine:
         transcript = transcript_from_export(export, since_ms=since_ms)
         if not transcript.turns:
             transcript = transcript_from_events(stdout)
+        exchanges = exchanges_from_guard(_read(workspace.guard.with_name("guard.jsonl")))
         kept = request.work_dir or (seat.work_dir if request.keep_session else None)
         return Evidence(
             transcript=transcript,
-            exchanges=exchanges_from_guard(_read(workspace.guard.with_name("guard.jsonl"))),
+            exchanges=exchanges,
             returncode=returncode,
             stderr=mask(without_log_lines(_read(workspace.file("run.err")))),
             run_error=parse_run_error(stdout),
             log_errors=tuple(mask(error) for error in watch.log_errors),
-            stopped=watch.stop,
+            stopped=watch.stop or ("guard" if transcript.turns and not exchanges else None),
             work_dir=kept,
             duration_s=time.monotonic() - started,
         )
@@ -351,9 +365,16 @@ def _copy_data(card: SessionCard, workspace: Workspace) -> None:
 def _attachment_paths(request: PromptRequest, workspace: Workspace) -> list[Path]:
     """Return where each attachment goes: a folder each, so that names may repeat."""
     return [
-        workspace.attachments / str(number) / part.name
+        workspace.attachments / str(number) / _file_name(part)
         for number, part in enumerate(request.attachments)
     ]
+
+
+def _file_name(part: FilePart) -> str:
+    """Return a name whose extension tells the media type: opencode goes by nothing else."""
+    if mimetypes.guess_type(part.name)[0] == part.media_type:
+        return part.name
+    return part.name + (mimetypes.guess_extension(part.media_type) or "")
 
 
 def _pure(environment: Mapping[str, str]) -> dict[str, str]:

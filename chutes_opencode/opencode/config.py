@@ -124,7 +124,7 @@ def permission_rules(request: PromptRequest) -> dict[str, Any]:
     """
     asked = request.permission
     rules: Mapping[str, Any] = {"*": asked} if isinstance(asked, str) else asked or {}
-    base: dict[str, Any] = {"*": "allow", "external_directory": "deny"}
+    base: dict[str, Any] = {} if "*" in rules else {"*": "allow"}
     if not request.builtin_tools:
         names = [tool_prefix(server.name) for server in request.tools]
         base = {"*": "deny"} | {f"{name}*": "allow" for name in names}
@@ -133,7 +133,13 @@ def permission_rules(request: PromptRequest) -> dict[str, Any]:
             raise ConfigurationError(
                 raw_message=f"permission names {foreign[0]!r}, but builtin_tools is False"
             )
-    merged = base | {name: _rule(name, rule) for name, rule in rules.items() if name != "question"}
+    merged: dict[str, Any] = {}
+    for name, rule in (base | dict(rules)).items():
+        merged[name] = _rule(name, rule)
+        if name == "*" and request.builtin_tools and "external_directory" not in rules:
+            # Whatever "*" says: outside of the folder only what is allowed by its own name.
+            merged["external_directory"] = "deny"
+    merged.pop("question", None)
     return merged | {"question": "deny"}
 
 

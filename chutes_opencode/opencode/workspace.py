@@ -41,6 +41,7 @@ _SWITCHES = (
     "OPENCODE_DISABLE_PROJECT_CONFIG",
     "OPENCODE_DISABLE_SHARE",
 )
+LOOPBACK = "127.0.0.1,localhost,::1"
 _OURS = ("HOME", "TMPDIR", KEY_VARIABLE)
 _OURS_BY_PREFIX = ("OPENCODE_", "XDG_", "CHUTES_")
 
@@ -165,9 +166,14 @@ def build_environment(
     for name in extra:
         if name in _OURS or name.startswith(_OURS_BY_PREFIX):
             raise ConfigurationError(raw_message=f"env may not set {name}: it isolates the run")
+    # With a proxy set, opencode sends it even its calls to 127.0.0.1, unless this says no.
+    no_proxy = {
+        name: f"{extra[name]},{LOOPBACK}" for name in ("NO_PROXY", "no_proxy") if name in extra
+    }
     return {
         **inherited,
         **extra,
+        **no_proxy,
         **dict.fromkeys(_SWITCHES, "1"),
         "HOME": str(workspace.home),
         "TMPDIR": str(workspace.tmp),

@@ -117,7 +117,7 @@ def wait_until() -> Callable[..., None]:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds:g} s"
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     return wait
 

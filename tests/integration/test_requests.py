@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from chutes_opencode import ChutesOpenCodeLLM, Params, Simulator
@@ -74,8 +75,14 @@ def test_one_step_is_one_request_and_carries_every_parameter_and_turn(simulator:
     assert result.cost_usd == total.cost_usd > 0
 
 
-def test_no_parameter_is_sent_that_nobody_set(simulator: Simulator) -> None:
-    ChutesOpenCodeLLM("sim/echo", builtin_tools=False, retries=1).prompt("hello")
+def test_no_parameter_is_sent_that_nobody_set_and_no_log_costs_an_answer(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    logs = tmp_path / "home" / "logs"
+    llm = ChutesOpenCodeLLM("sim/echo", builtin_tools=False, retries=1, log_dir=logs)
+    logs.rmdir()
+
+    assert llm.prompt("hello").result == "hello"
 
     (body,) = bodies(simulator)
     assert set(body) == {"model", "messages", "stream", "stream_options", "max_tokens"}

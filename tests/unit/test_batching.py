@@ -318,3 +318,19 @@ def test_an_error_of_ours_is_raised_and_ends_the_others() -> None:
 
     with pytest.raises(TypeError, match="ours"):
         asyncio.run(main())
+
+
+def test_a_misspelt_argument_fails_its_item_only() -> None:
+    asker = Asker()
+    asker.let("fine")
+
+    async def main() -> list[QueryResult]:
+        items: list[Item] = [{"prompt": "odd", "file": ["x"]}, "fine"]
+        return [done async for done in completed(items, asker, 1)]
+
+    odd, fine = asyncio.run(main())
+
+    assert isinstance(odd.error, ConfigurationError)
+    assert "'file'" in odd.error.raw_message
+    assert "'files'" in odd.error.hint
+    assert fine.success

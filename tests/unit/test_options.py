@@ -26,6 +26,7 @@ def options(**fields: Any) -> Options:
         {"isolation": "prompt"},
         {"agent_name": "my agent-1.0_x"},
         {"env": {"A": "", "B_2": "x=y"}},
+        {"extra_cli_args": ("--variant", "high", "--agent=plan")},
         {"limits": Limits(max_requests=1)},
     ],
 )
@@ -53,6 +54,9 @@ def test_usual_values_are_taken(fields: dict[str, Any]) -> None:
         ({"env": {"A": None}}, "env: 'A' cannot"),
         ({"env": {"A": "\ud800"}}, "env: 'A' cannot"),
         ({"env": {5: "x"}}, "env: 5 cannot"),
+        ({"extra_cli_args": ("--pure",)}, "extra_cli_args may not hold --pure"),
+        ({"extra_cli_args": ("--model=x/y",)}, "extra_cli_args may not hold --model"),
+        ({"extra_cli_args": ("--variant", "high", "-s")}, "extra_cli_args may not hold -s"),
         ({"limits": Limits(max_requests=0)}, "max_requests must be at least 1, not 0"),
         ({"limits": Limits(max_requests=-1)}, "max_requests must be at least 1"),
     ],

@@ -131,7 +131,7 @@ def test_a_schema_is_an_instruction_after_the_prompt(means: Means) -> None:
         ({}, {"session_id": "ses_1"}, "session_id", "ses_1"),
         ({"limits": Limits(max_requests=7)}, {}, "max_requests", 7),
         ({"env": {"A": "b"}}, {}, "env", {"A": "b"}),
-        ({"extra_cli_args": ("-v",)}, {}, "extra_cli_args", ("-v",)),
+        ({"extra_cli_args": ("--auto",)}, {}, "extra_cli_args", ("--auto",)),
     ],
 )
 def test_a_prompts_own_value_wins_over_the_instances(

@@ -132,6 +132,7 @@ TABLE: list[Any] = [
         "Too Many Requests",
         id="failing, only the log knows",
     ),
+    pytest.param({"stopped": "guard"}, ConfigurationError, "without its guard", id="no guard"),
     pytest.param({"stopped": "failing"}, UnknownOpenCodeError, "", id="failing, nobody knows"),
     # 1b. The guard's refusals.
     pytest.param(
@@ -351,3 +352,9 @@ def test_stderr_is_attached_to_what_nobody_knows() -> None:
     assert error.stderr == "odd words " * 100
     assert len(error.raw_message) == 300
     assert error.exit_code == 3
+
+
+def test_a_refused_sub_agent_does_not_spoil_its_parents_answer() -> None:
+    refused = Exchange(refused="the stream broke off", parent_session_id="ses_a")
+
+    assert verdict(said("whole"), refused, exchange()).error is None

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chutes_opencode.catalog.catalog import Catalog
+from chutes_opencode.catalog.catalog import RETRY_SECONDS, Catalog
 from chutes_opencode.catalog.discovery import Listing
 from chutes_opencode.catalog.models import Model, Price
 from chutes_opencode.catalog.providers import PROVIDERS, find_provider
@@ -78,17 +78,30 @@ def test_a_refresh_fetches_however_fresh_the_list_is() -> None:
     assert asyncio.run(main()) == (GLM,)
 
 
-def test_a_failed_fetch_is_told_and_not_kept() -> None:
+def test_a_failed_fetch_is_told_and_soon_tried_again() -> None:
     server = Server(FAILURE, Listing((QWEN,)))
 
     async def main() -> None:
         catalog = server.catalog()
         assert await catalog.models() == ()
         assert catalog.problems == FAILURE.problems
+        server.now += RETRY_SECONDS
         assert await catalog.models() == (QWEN,)
         assert catalog.problems == Listing().problems
 
     asyncio.run(main())
+
+
+def test_a_failed_fetch_does_not_hold_up_the_next_prompt() -> None:
+    server = Server(FAILURE, Listing((QWEN,)))
+
+    async def main() -> None:
+        catalog = server.catalog()
+        assert await catalog.models() == ()
+        assert await catalog.models() == ()
+
+    asyncio.run(main())
+    assert len(server.asked) == 1
 
 
 def test_an_old_list_is_better_than_none() -> None:

@@ -42,7 +42,7 @@ class FakeOpenCode:
 
     stdout: str = (CAPTURES / "run_ok.jsonl").read_text("utf-8")
     stderr: str = ""
-    guard: str = ""
+    guard: str = '{"id": 1, "kind": "request", "time": 1.0, "model": "ok/short"}\n'
     export: Any = field(default_factory=fresh_export)
     returncode: int = 0
     import_returncode: int = 0

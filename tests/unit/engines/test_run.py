@@ -192,6 +192,29 @@ def test_the_runs_error_and_the_guards_record_are_evidence(stage: MakeStage) -> 
     assert [(e.status, e.body) for e in evidence.exchanges] == [(402, "no money")]
 
 
+def test_a_turn_that_the_guard_did_not_see_is_not_trusted(stage: MakeStage) -> None:
+    assert stage(guard="").run().stopped == "guard"
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type", "file_name"),
+    [
+        ("chart.png", "image/png", "chart.png"),
+        ("photo", "image/png", "photo.png"),
+        ("notes.txt", "application/pdf", "notes.txt.pdf"),
+    ],
+)
+def test_an_attachment_has_the_extension_of_its_type(
+    stage: MakeStage, name: str, media_type: str, file_name: str
+) -> None:
+    made = stage()
+
+    made.run(attachments=(FilePart(name, b"bytes", media_type),))
+
+    argv = made.opencode.commands["run"].argv
+    assert Path(argv[argv.index("--file") + 1]).name == file_name
+
+
 def test_secrets_are_masked_wherever_opencode_repeats_them(stage: MakeStage) -> None:
     made = stage(
         export=fresh_export(f"my key is {KEY}"),

@@ -138,6 +138,7 @@ DEFAULT = {"*": "allow", "external_directory": "deny", "question": "deny"}
             id="patterns",
         ),
         pytest.param({"question": "allow"}, DEFAULT, id="nothing can be asked"),
+        pytest.param({"*": "allow"}, DEFAULT, id="outside only by its own name"),
     ],
 )
 def test_permissions(permission: Any, rules: dict[str, Any]) -> None:
@@ -157,6 +158,14 @@ def test_a_callers_rule_comes_after_the_general_one() -> None:
     request = PromptRequest("", "m", permission={"bash": "allow", "edit": "deny"})
 
     assert list(permission_rules(request))[:1] == ["*"]
+
+
+def test_rules_keep_the_callers_order_since_the_last_wins() -> None:
+    request = PromptRequest("", "m", permission={"bash": "allow", "*": "deny", "read": "allow"})
+
+    names = list(permission_rules(request))
+
+    assert names == ["bash", "*", "external_directory", "read", "question"]
 
 
 def test_without_builtin_tools_only_the_servers_tools_are_allowed() -> None:

@@ -171,6 +171,12 @@ def test_the_environment_is_ours_and_what_may_pass() -> None:
     assert not [name for name in made if name.startswith("XDG_")]
 
 
+def test_a_callers_no_proxy_keeps_loopback_out_of_the_proxy() -> None:
+    made = environment({"NO_PROXY": "localhost"}, {"NO_PROXY": "intern.example"})
+
+    assert made["NO_PROXY"] == "intern.example,127.0.0.1,localhost,::1"
+
+
 @pytest.mark.parametrize(
     "switch",
     [
