@@ -101,11 +101,9 @@ OPENAI_BODIES = (
 CHUTES_PATTERNS = ProviderPatterns(
     bodies=(
         BodyPattern((429,), r"^Free models limit reached for today", BillingError, True),
-        # Maintenance concerns the model, not the account: another model helps, as with capacity.
         BodyPattern(
             (429,),
-            r"^(Infrastructure is at maximum capacity|infra_overload$|no_targets$"
-            r"|model is under maintenance)",
+            r"^(Infrastructure is at maximum capacity|infra_overload$|no_targets$)",
             CapacityError,
         ),
         BodyPattern((503,), r"^No instances available", ColdModelError),

@@ -295,9 +295,10 @@ class RunEngine:
         self, workspace: Workspace, environment: Mapping[str, str], seat: _Seat
     ) -> object | None:
         """Read the session back; None when there is none or it cannot be read."""
-        session_id = parse_session_id(_read(workspace.file("run.out")))
-        if session_id is None:
-            return None
+        written = _read(workspace.file("run.out"))
+        session_id = parse_session_id(written)
+        if session_id is None or not transcript_from_events(written).messages:
+            return None  # it failed before the model said anything; a second to learn no more
         command = self._command(
             ["export", session_id], workspace, seat, _pure(environment), name="export"
         )

@@ -59,7 +59,7 @@ EXPECTED: dict[str, type[OpenCodeError]] = {
     "429-capacity": CapacityError,
     "429-infra-overload": CapacityError,
     "429-no-targets": CapacityError,
-    "429-maintenance": CapacityError,
+    "429-maintenance": RateLimitError,
     "429-free-limit": BillingError,
     "429-nginx": RateLimitError,
     "503-cold": ColdModelError,

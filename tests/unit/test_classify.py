@@ -134,7 +134,7 @@ CHUTES_TABLE: list[tuple[int, str, type[OpenCodeError], float | None]] = [
     ),
     (429, chutes("infra_overload"), CapacityError, 60.0),
     (429, chutes("no_targets"), CapacityError, 60.0),
-    (429, chutes("model is under maintenance"), CapacityError, 60.0),
+    (429, chutes("model is under maintenance"), RateLimitError, 60.0),
     (
         429,
         chutes("Free models limit reached for today - maintain >= $10 balance or upgrade"),
