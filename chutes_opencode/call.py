@@ -80,6 +80,7 @@ class CallRunner:
         self._verdict: Verdict | None = None
         self._structured: object = None
         self._may_repeat = True
+        self._tries_used = 0
 
     async def run(self) -> QueryResult:
         """Carry the call out.
@@ -97,7 +98,7 @@ class CallRunner:
                 self._call.policy,
                 deadline=self._deadline,
                 on_retry=self._on_retry,
-                used_up=lambda _error: not self._may_repeat,
+                used_up=lambda _error: not self._may_repeat or self._tries_left() < 1,
             )
         except OpenCodeError as error:
             result = self._complete(error)
@@ -143,6 +144,9 @@ class CallRunner:
                 parsed = schema.parse(evidence.transcript.text)
             self._structured = _fitting(parsed, evidence.transcript.text)
             mended = True
+        except StructuredOutputError as error:
+            self._attempts[-1] = replace(self._attempts[-1], error=error)
+            raise
         finally:
             new = request.session_id is None
             if not mended and not new:
@@ -158,6 +162,7 @@ class CallRunner:
             bounded = replace(
                 request,
                 max_requests=self._requests_left(),
+                max_failures=min(request.max_failures, max(self._tries_left(), 1)),
                 timeout_seconds=self._remaining_s(),
             )
             seconds = bounded.timeout_seconds
@@ -172,6 +177,7 @@ class CallRunner:
         self._may_repeat &= self._call.retry_after_tools or not self._touched(evidence)
         self._record(number, scope, evidence, verdict)
         if verdict.error is not None:
+            self._tries_used += max(evidence.failures, 1)
             raise verdict.error
         return evidence
 
@@ -190,6 +196,10 @@ class CallRunner:
             raise error
         return left
 
+    def _tries_left(self) -> int:
+        """How often a failing step may still be tried, opencode's own repetitions counted."""
+        return self._call.policy.retries - self._tries_used
+
     async def _take_slot(self) -> None:
         """Wait for a place in this process."""
         before = time.monotonic()
@@ -197,7 +207,9 @@ class CallRunner:
             self._observe(Waiting(reason="all places of this process are taken"))
         try:
             limit = None if self._deadline is None else max(self._deadline - before, 0.0)
-            await asyncio.wait_for(self._slots.acquire(), limit)
+            # Not wait_for: cancelled at the wrong moment, Python 3.11's loses the place for good.
+            async with asyncio.timeout(limit):
+                await self._slots.acquire()
         except TimeoutError:
             seconds = self._call.deadline_seconds
             raise PromptTimeoutError(

@@ -113,6 +113,8 @@ class PromptRequest:
         env: Extra variables for the agent's tools.
         extra_cli_args: Further arguments of `opencode run`.
         max_requests: Model requests that this attempt may send.
+        max_failures: Failed model requests in a row at which this attempt is ended; below it,
+            opencode repeats the step by itself after some seconds.
         timeout_seconds: Seconds for this attempt.
     """
 
@@ -134,4 +136,5 @@ class PromptRequest:
     env: Mapping[str, str] = field(default_factory=dict)
     extra_cli_args: tuple[str, ...] = ()
     max_requests: int = 100
+    max_failures: int = 2
     timeout_seconds: float = 600.0

@@ -11,6 +11,8 @@ from chutes_opencode.events import Event
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange, Transcript
 
+OK = 200
+
 Observe = Callable[[Event], None]
 
 
@@ -44,6 +46,13 @@ class Evidence:
     stopped: str | None = None
     work_dir: Path | None = None
     duration_s: float = 0.0
+
+    @property
+    def failures(self) -> int:
+        """Model requests that failed in a row at the end, before a stream had begun."""
+        sent = [e for e in self.exchanges if e.status is not None or e.error is not None]
+        streams = [number for number, e in enumerate(sent) if e.status == OK and e.body is None]
+        return len(sent) - (streams[-1] + 1 if streams else 0)
 
     @property
     def tools_ran(self) -> bool:

@@ -184,6 +184,7 @@ class RunEngine:
                 "completionsUrl": f"{target.base_url}/chat/completions",
                 "keyVariable": "CHUTES_OPENCODE_LEASE",
                 "maxRequests": request.max_requests,
+                "maxFailures": request.max_failures,
                 "toolPrefixes": [tool_prefix(server.name) for server in request.tools],
                 "system": request.system_message,
                 "context": request.context,

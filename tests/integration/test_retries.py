@@ -30,7 +30,7 @@ def scenario(fault: str, times: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fault", "times", "errors"),
     [
-        ("500-exhausted", 3, [ServerError, None]),
+        ("500-exhausted", 2, [ServerError, None]),
         ("stream-bare-end", 2, [TruncatedStreamError, TruncatedStreamError, None]),
         ("finish-length", 1, [MaxOutputTokensError, None]),
     ],
@@ -57,6 +57,21 @@ def test_failures_then_success(
     for request in simulator.requests[1:]:
         roles = [message["role"] for message in json.loads(request.body)["messages"]]
         assert roles == ["system", "user"]
+
+
+def test_a_step_is_tried_retries_times_in_all(
+    start_simulator: Callable[..., Simulator],
+) -> None:
+    simulator = start_simulator(scenario("500-exhausted", 99))
+
+    with pytest.raises(ServerError) as caught:
+        ChutesOpenCodeLLM("sim/echo", builtin_tools=False, retries=3).prompt("x")
+
+    # Two by the first opencode, which repeats a step by itself, and one by the second.
+    sent = [request for request in simulator.requests if request.method == "POST"]
+    assert len(sent) == 3
+    assert caught.value.result is not None
+    assert len(caught.value.result.attempts) == 2
 
 
 def test_a_death_without_usage_is_counted_by_estimate(

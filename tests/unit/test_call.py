@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,16 @@ def test_a_prompt_whose_agent_used_a_tool_is_not_begun_again(
 
 
 # --- the limit of requests --------------------------------------------------------------------
+
+
+def test_opencodes_own_repetitions_count_as_tries() -> None:
+    twice = replace(DOWN, exchanges=DOWN.exchanges * 2)
+    stage = Stage(twice, DOWN, said())
+
+    with pytest.raises(ServerError):
+        stage.run(policy=replace(AT_ONCE, retries=3))
+
+    assert [request.max_failures for request in stage.engine.requests] == [2, 1]
 
 
 def test_each_attempt_gets_what_the_earlier_ones_left() -> None:

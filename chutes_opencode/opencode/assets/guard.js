@@ -47,11 +47,11 @@ async function beginning(response) {
   return text.slice(0, BODY_CHARS)
 }
 
-// A failure may pass once: opencode repeats the step after some seconds. A second one in a row, or
+// A failure may pass: opencode repeats the step after some seconds. The last one that is allowed, or
 // a long wait, is for the policy outside.
 function failed(id, retryAfter) {
   failures += 1
-  return failures > 1 || retryAfter > PATIENCE_S ? refuse(id, "the provider keeps failing") : null
+  return failures >= spec.maxFailures || retryAfter > PATIENCE_S ? refuse(id, "the provider keeps failing") : null
 }
 
 function missingToolServer(tools) {
