@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypedDict
 
 from chutes_opencode.attachments import FileArgument
 from chutes_opencode.errors import ConfigurationError, InvalidRequestError
-from chutes_opencode.request import ChatMessage, McpServer, Params
+from chutes_opencode.request import ChatMessage, McpServer, Params, Shape
 
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
 DEFAULT_TOOL_PORT = 8000
+
+PROMPT_SHAPES: Mapping[str, Shape] = {
+    "prompt": ((str,), "a string"),
+    "messages": ((list, tuple, NoneType), "a list of messages"),
+    "tools": ((Iterable, NoneType), "a list of tool servers"),
+    "files": ((list, tuple, NoneType), "a list of files"),
+    "params": ((Params, NoneType), "a Params(…)"),
+    "work_dir": ((str, Path, NoneType), "a path"),
+    "session_id": ((str, NoneType), "a session id"),
+    "keep_session": ((bool, str, Path), "True, False or a folder"),
+}
+
+# What opencode (JavaScript's trim) takes away at both ends to see whether there is a message.
+_BLANK = re.compile("[\t\n\v\f\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]*")
 
 
 class PromptArguments(TypedDict, total=False):
@@ -34,7 +50,7 @@ class PromptArguments(TypedDict, total=False):
 
     messages: Sequence[Mapping[str, Any]] | None
     tools: Iterable[Any] | None
-    files: Iterable[FileArgument]
+    files: Sequence[FileArgument] | None
     output_schema: Any
     params: Params | None
     work_dir: str | Path | None
@@ -62,6 +78,20 @@ def _tool_server(tool: Any) -> McpServer:
         )
     port = getattr(tool, "port", DEFAULT_TOOL_PORT)
     return McpServer(name, url=f"http://{hostname}:{port}/{name}/mcp")
+
+
+def as_folder(work_dir: str | Path) -> Path:
+    """Return the path of a work_dir.
+
+    Raises:
+        ConfigurationError: It is empty: an unset variable must not mean the current folder.
+    """
+    if not str(work_dir).strip():
+        raise ConfigurationError(
+            raw_message="work_dir is empty",
+            hint="Name a folder; None means an empty folder of its own for each prompt.",
+        )
+    return Path(work_dir)
 
 
 def effective_system(system_message: str | None) -> str | None:
@@ -100,7 +130,11 @@ def split_messages(
     return prompt, system, tuple(history)
 
 
-def _message(number: int, row: Mapping[str, Any]) -> tuple[str, str]:
+def _message(number: int, row: Any) -> tuple[str, str]:
+    if not isinstance(row, Mapping):
+        raise InvalidRequestError(
+            raw_message=f"messages[{number}] is no mapping with role and content"
+        )
     role, content = row.get("role"), row.get("content")
     if role == "developer":
         role = "system"
@@ -151,6 +185,6 @@ def check_prompt(prompt: str) -> None:
     Raises:
         InvalidRequestError: It is blank (opencode sends no such message), or see `check_text`.
     """
-    if not prompt.strip():
+    if _BLANK.fullmatch(prompt):
         raise InvalidRequestError(raw_message="the prompt is empty")
     check_text("the prompt", prompt)

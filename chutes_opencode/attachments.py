@@ -47,8 +47,16 @@ def read_files(files: Iterable[FileArgument]) -> tuple[FilePart, ...]:
 
 def _read(file: FileArgument) -> FilePart:
     if isinstance(file, tuple):
+        if not _is_named_content(file):
+            raise InvalidRequestError(
+                raw_message="a file is neither a path nor (name, bytes, media type)"
+            )
         name, content, media_type = file
         return FilePart(_checked_name(name), bytes(content), media_type)
+    if not isinstance(file, str | Path):
+        raise InvalidRequestError(
+            raw_message=f"a file is neither a path nor (name, bytes, media type): {file!r:.80}"
+        )
     path = Path(file)
     try:
         content = path.read_bytes()
@@ -58,6 +66,11 @@ def _read(file: FileArgument) -> FilePart:
             hint="Check the path; folders are not files.",
         ) from error
     return FilePart(_checked_name(path.name), content, media_type_of(path.name, content))
+
+
+def _is_named_content(file: tuple[object, ...]) -> bool:
+    shapes = (str, bytes | bytearray | memoryview, str)
+    return len(file) == len(shapes) and all(map(isinstance, file, shapes))
 
 
 def _checked_name(name: str) -> str:
@@ -99,6 +112,7 @@ def split_files(
     attachments: list[FilePart] = []
     for file in files:
         if file.media_type in IMAGE_TYPES or file.media_type == PDF_TYPE:
+            _require_content(file)
             _require_modality(file, modalities, model)
             attachments.append(file)
         else:
@@ -123,6 +137,15 @@ def frame(file: FilePart) -> str:
         ) from error
     end = "" if text.endswith("\n") else "\n"
     return f'<file name="{file.name}">\n{text}{end}</file>\n\n'
+
+
+def _require_content(file: FilePart) -> None:
+    """Refuse what opencode would drop without a word: bytes that are not what they are called."""
+    if media_type_of("", file.content) != file.media_type:
+        raise InvalidRequestError(
+            raw_message=f"{file.name} is said to be {file.media_type}, but its bytes are not",
+            hint="Give the file's own media type; check that it is whole.",
+        )
 
 
 def _require_modality(file: FilePart, modalities: Sequence[str], model: str) -> None:

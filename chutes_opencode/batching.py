@@ -35,12 +35,7 @@ async def completed(
     Yields:
         A result per item with its position in `index`. A failure is in `error`; after an account
         error, which every further item would meet too, the rest is not sent.
-
-    Raises:
-        ConfigurationError: The concurrency is not positive.
     """
-    if concurrency < 1:
-        raise ConfigurationError(raw_message=f"concurrency must be at least 1, not {concurrency}")
     numbered = enumerate(items)
     running: set[asyncio.Task[QueryResult]] = set()
     reading: asyncio.Task[tuple[int, Item] | None] | None = None
@@ -74,6 +69,21 @@ async def completed(
         await _end([*running, *([reading] if reading else [])])
 
 
+def check_batch(items: object, concurrency: object) -> None:
+    """Refuse what is no batch; a string would be one prompt for each of its characters.
+
+    Raises:
+        ConfigurationError: The items are no list, or the concurrency is not positive.
+    """
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise ConfigurationError(
+            raw_message=f"items must be a list of prompts, not one {type(items).__name__}",
+            hint="Put it into a list, or use prompt().",
+        )
+    if not isinstance(concurrency, int) or concurrency < 1:
+        raise ConfigurationError(raw_message=f"concurrency must be at least 1, not {concurrency!r}")
+
+
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
@@ -81,8 +91,8 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 async def _one(index: int, item: Item, ask: Ask) -> QueryResult:
-    arguments = {"prompt": item} if isinstance(item, str) else item
     try:
+        arguments = {"prompt": item} if isinstance(item, str) else item
         _check_names(arguments)
         result = await ask(arguments)
     except OpenCodeError as error:
@@ -92,8 +102,13 @@ async def _one(index: int, item: Item, ask: Ask) -> QueryResult:
 
 def _check_names(arguments: Mapping[str, Any]) -> None:
     """Refuse an item with a misspelt argument, rather than the whole batch."""
+    if not isinstance(arguments, Mapping):
+        raise ConfigurationError(
+            raw_message=f"an item is a {type(arguments).__name__}, not a prompt or a mapping",
+            hint="Give strings, or mappings of prompt()'s arguments.",
+        )
     known = {"prompt", *PromptArguments.__annotations__}
-    unknown = sorted(set(arguments) - known)
+    unknown = sorted(set(arguments) - known, key=str)
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), known, n=1)
         raise ConfigurationError(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from chutes_opencode.catalog.models import Price
 from chutes_opencode.engines.base import Engine, Evidence
@@ -283,9 +284,14 @@ class CallRunner:
             transcript=evidence.transcript,
             exchanges=tuple(e for seen in self._evidence for e in seen.exchanges),
             structured=self._structured,
-            work_dir=evidence.work_dir,
+            work_dir=_still_there(evidence.work_dir),
             error=error,
         )
+
+
+def _still_there(folder: Path | None) -> Path | None:
+    """Return the agent's folder unless it went with its session."""
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _fitting(parsed: Parsed, text: str) -> object:

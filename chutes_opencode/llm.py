@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from chutes_opencode import background
-from chutes_opencode.arguments import PromptArguments, tool_servers
-from chutes_opencode.batching import completed
+from chutes_opencode.arguments import PromptArguments, as_folder, tool_servers
+from chutes_opencode.batching import check_batch, completed
 from chutes_opencode.call import CallRunner
 from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.errors import ConfigurationError, OpenCodeError
@@ -36,9 +36,9 @@ from chutes_opencode.events import (
     Waiting,
 )
 from chutes_opencode.logs import make_logger
-from chutes_opencode.options import Options, check_params, refuse_without_relay
+from chutes_opencode.options import INSTANCE_SHAPES, Options, check_params, refuse_without_relay
 from chutes_opencode.prepare import prepare
-from chutes_opencode.request import Limits, Params
+from chutes_opencode.request import Limits, Params, check_shapes
 from chutes_opencode.results import QueryResult
 from chutes_opencode.runtime import Runtime
 from chutes_opencode.settings import Settings, load_settings
@@ -138,6 +138,7 @@ class ChutesOpenCodeLLM:
         Raises:
             ConfigurationError: A value that cannot be, or a combination that no engine offers.
         """
+        check_shapes(locals(), INSTANCE_SHAPES)
         limits = limits or Limits()
         refuse_without_relay(relay, cache, fallback_models, limits)
         check_params(params or Params())
@@ -157,7 +158,7 @@ class ChutesOpenCodeLLM:
             tools=tool_servers(tools),
             builtin_tools=builtin_tools,
             permission=permission,
-            work_dir=None if work_dir is None else Path(work_dir),
+            work_dir=None if work_dir is None else as_folder(work_dir),
             project_rules=project_rules,
             env=dict(env or {}),
             agent_name=agent_name,
@@ -321,6 +322,7 @@ class ChutesOpenCodeLLM:
         self, items: Iterable[Item], concurrency: int | None
     ) -> AsyncGenerator[QueryResult, None]:
         places = self.settings.max_processes if concurrency is None else concurrency
+        check_batch(items, places)
         return completed(items, self._ask, places)
 
     async def _runtime(self) -> Runtime:

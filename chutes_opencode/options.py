@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.errors import ConfigurationError
-from chutes_opencode.request import Limits, McpServer, Params
+from chutes_opencode.request import Limits, McpServer, Params, Shape
+from chutes_opencode.settings import Settings
 
 ENGINES = ("run", "auto")
 ISOLATIONS = ("shared", "prompt")
@@ -33,8 +35,35 @@ RESERVED_FLAGS = {
         _NOT_OFFERED,
     ),
     **dict.fromkeys(("--title", "--thinking", "--port", "--"), _NOT_OFFERED),
+    **dict.fromkeys(("--command", "--password", "-p", "--username", "-u"), _NOT_OFFERED),
+    "--agent": "Use agent_name=.",
     **dict.fromkeys(("--help", "-h", "--version", "-v"), _NOT_OFFERED),
 }
+# Larger ones JavaScript would round, so that another number would be sent.
+MAX_WHOLE = 2**53 - 1
+
+INSTANCE_SHAPES: Mapping[str, Shape] = {
+    "model": ((str, NoneType), "a string"),
+    "system_message": ((str, NoneType), "a string or None"),
+    "params": ((Params, NoneType), "a Params(…)"),
+    "tools": ((Iterable,), "a list of tool servers"),
+    "builtin_tools": ((bool,), "True or False"),
+    "permission": ((str, Mapping, NoneType), "allow, deny or a mapping of rules"),
+    "work_dir": ((str, Path, NoneType), "a path"),
+    "project_rules": ((bool,), "True or False"),
+    "env": ((Mapping, NoneType), "a mapping of variables"),
+    "agent_name": ((str,), "a string"),
+    "retry_after_tools": ((bool,), "True or False"),
+    "limits": ((Limits, NoneType), "a Limits(…)"),
+    "context": ((bool, NoneType), "True, False or None"),
+    "settings": ((Settings, NoneType), "what load_settings() returns"),
+    "log_dir": ((str, Path, NoneType), "a path"),
+    "logging_name": ((str,), "a string"),
+    "on_event": ((Callable, NoneType), "a function"),  # type: ignore[dict-item]
+    "extra_cli_args": ((list, tuple), "a list of arguments"),
+}
+"""What the arguments of `ChutesOpenCodeLLM` may be, where nothing else says so."""
+
 _AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
@@ -79,13 +108,31 @@ class Options:
                     raw_message=f"env: {name!r} cannot be an environment variable"
                 )
         _check_limits(self.limits)
-        for argument in self.extra_cli_args:
-            flag = argument.partition("=")[0]
-            if flag in RESERVED_FLAGS:
-                raise ConfigurationError(
-                    raw_message=f"extra_cli_args may not hold {flag}: it is ours to set",
-                    hint=RESERVED_FLAGS[flag],
-                )
+        _check_flags(self.extra_cli_args)
+
+
+def _check_flags(arguments: Sequence[object]) -> None:
+    """Refuse further arguments that are ours to set, or that would become part of the prompt."""
+    before = ""
+    for argument in arguments:
+        if not isinstance(argument, str):
+            raise ConfigurationError(
+                raw_message=f"extra_cli_args may hold strings only, not {argument!r}"
+            )
+        flag = argument.partition("=")[0]
+        if re.match(r"-[^-]", flag):
+            flag = flag[:2]  # "-mx" is "-m x"
+        if flag in RESERVED_FLAGS:
+            raise ConfigurationError(
+                raw_message=f"extra_cli_args may not hold {flag}: it is ours to set",
+                hint=RESERVED_FLAGS[flag],
+            )
+        if not flag.startswith("-") and (not before.startswith("--") or "=" in before):
+            raise ConfigurationError(
+                raw_message=f"extra_cli_args may not hold {argument!r}: it is no flag",
+                hint="opencode would make it a part of the prompt.",
+            )
+        before = argument
 
 
 def refuse_without_relay(
@@ -117,6 +164,20 @@ def check_params(params: Params) -> None:
     Raises:
         ConfigurationError: Names the parameter.
     """
+    body: object = {} if params.extra_body is None else params.extra_body
+    if not (isinstance(body, Mapping) and all(isinstance(key, str) for key in body)):
+        raise ConfigurationError(raw_message="params.extra_body must be a mapping of body keys")
+    effort: object = params.reasoning_effort
+    if effort is not None and not (isinstance(effort, str) and effort):
+        raise ConfigurationError(
+            raw_message=f"params.reasoning_effort must be a word, not {effort!r}"
+        )
+    stop: object = params.stop
+    words = stop if isinstance(stop, list | tuple) else (() if stop is None else (stop,))
+    if not all(isinstance(word, str) and word for word in words):
+        raise ConfigurationError(
+            raw_message=f"params.stop must be a string or several, not {stop!r:.80}"
+        )
     for name in ("temperature", "top_p"):
         value = getattr(params, name)
         if value is not None and not (_is_number(value) and value >= 0):
@@ -125,9 +186,9 @@ def check_params(params: Params) -> None:
             )
     for name in ("max_tokens", "seed"):
         value = getattr(params, name)
-        least = 1 if name == "max_tokens" else -math.inf
+        least = 1 if name == "max_tokens" else -MAX_WHOLE
         if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or value < least
+            isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_WHOLE
         ):
             raise ConfigurationError(
                 raw_message=f"params.{name} must be a whole number, not {value!r}"
@@ -155,7 +216,8 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _check_limits(limits: Limits) -> None:
-    if limits.max_requests < 1:
+    count: object = limits.max_requests
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ConfigurationError(
             raw_message=f"limits.max_requests must be at least 1, not {limits.max_requests!r}"
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from chutes_opencode.arguments import (
+    PROMPT_SHAPES,
+    as_folder,
     check_prompt,
     check_text,
     effective_system,
@@ -18,7 +20,7 @@ from chutes_opencode.attachments import FileArgument, read_files, split_files
 from chutes_opencode.call import Call
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.options import Options, check_params
-from chutes_opencode.request import Params, PromptRequest
+from chutes_opencode.request import Params, PromptRequest, check_shapes
 from chutes_opencode.retry import RetryPolicy
 from chutes_opencode.runtime import Runtime
 from chutes_opencode.structured import Schema
@@ -33,7 +35,7 @@ async def prepare(
     *,
     messages: Sequence[Mapping[str, Any]] | None = None,
     tools: Iterable[Any] | None = None,
-    files: Iterable[FileArgument] = (),
+    files: Iterable[FileArgument] | None = (),
     output_schema: Any = None,
     params: Params | None = None,
     work_dir: str | Path | None = None,
@@ -45,6 +47,7 @@ async def prepare(
     Raises:
         OpenCodeError: Something in it cannot be sent; nothing has been spent.
     """
+    check_shapes(locals(), PROMPT_SHAPES)
     text, chat_system, history = split_messages(prompt, messages)
     check_prompt(text)
     if history and session_id:
@@ -57,10 +60,10 @@ async def prepare(
     sampling = params or options.params
     check_params(sampling)
     model = await runtime.resolve(options.model or runtime.settings.default_model)
-    frames, attachments = split_files(read_files(files), model.input_modalities, model.id)
+    frames, attachments = split_files(read_files(files or ()), model.input_modalities, model.id)
     schema = None if output_schema is None else Schema.from_any(output_schema)
     servers = options.tools if tools is None else tool_servers(tools)
-    folder = Path(work_dir) if work_dir is not None else options.work_dir
+    folder = as_folder(work_dir) if work_dir is not None else options.work_dir
     block = bool(options.builtin_tools or servers)
     request = PromptRequest(
         prompt=frames + (schema.instruct(text) if schema else text),

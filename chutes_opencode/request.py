@@ -7,6 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from chutes_opencode.errors import ConfigurationError
+
+Shape = tuple[tuple[type, ...], str]
+"""What an argument may be, and how that is called in a message."""
+
+
+def check_shapes(values: Mapping[str, object], shapes: Mapping[str, Shape]) -> None:
+    """Refuse an argument of a wrong type before it is used, rather than somewhere below.
+
+    Raises:
+        ConfigurationError: Names the argument and what it may be.
+    """
+    for name, (types, wanted) in shapes.items():
+        value = values.get(name)
+        if name in values and not isinstance(value, types):
+            raise ConfigurationError(
+                raw_message=f"{name} must be {wanted}, not {type(value).__name__}",
+                hint=f"Pass {name} as {wanted}.",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Params:

@@ -76,7 +76,7 @@ class Runtime:
             ModelNotFoundError: The provider lists no such model.
         """
         token = self.settings.with_fresh_token().require_token()
-        if not asked:
+        if not asked or not asked.strip():
             models = await self.catalog.models(token)
             names = ", ".join(model.id for model in models[:CANDIDATES])
             raise ConfigurationError(
@@ -84,6 +84,8 @@ class Runtime:
                 + (f"; there are for example {names}" if names else ""),
                 hint="Pass model=, or set default_model (CHUTES_OPENCODE_DEFAULT_MODEL).",
             )
+        # Of a list, too, white space around a name is nobody's: it would be sent as it is.
+        asked = ",".join(part.strip() for part in asked.split(","))
         known = {model.id for model in await self.catalog.models(token)}
         # Also each member of a list: "chutes/a,chutes/b".
         bare = re.sub(rf"(^|,\s*){re.escape(self.provider.id)}/", r"\1", asked)

@@ -107,6 +107,7 @@ class RunEngine:
             async with AsyncExitStack() as stack:
                 await self._take_turn(stack, request.session_id, request.timeout_seconds)
                 card = self.sessions.find(request.session_id, engine=self.name, version=version)
+                card.refuse_move(request.keep_session)
                 await asyncio.to_thread(_copy_data, card, workspace)
                 yield _Seat(_work_dir(request, Path(card.work_dir)), request.session_id, card)
         elif request.keep_session:

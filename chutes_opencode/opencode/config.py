@@ -10,12 +10,12 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chutes_opencode.catalog.models import Model
+from chutes_opencode.catalog.models import Model, same_model
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.errors import ConfigurationError, InvalidRequestError
 from chutes_opencode.request import McpServer, Params, PromptRequest
@@ -145,7 +145,11 @@ def permission_rules(request: PromptRequest) -> dict[str, Any]:
 
 def _rule(name: str, rule: Any) -> Any:
     if isinstance(rule, Mapping):
-        return {pattern: _rule(f"{name}.{pattern}", action) for pattern, action in rule.items()}
+        return {pattern: _action(f"{name}.{pattern}", action) for pattern, action in rule.items()}
+    return _action(name, rule)
+
+
+def _action(name: str, rule: Any) -> str:
     if rule not in ("allow", "ask", "deny"):
         raise ConfigurationError(
             raw_message=f"permission {name!r} must be allow, ask or deny, not {rule!r}"
@@ -180,9 +184,24 @@ def _tool_problem(server: McpServer, seen: set[str]) -> str | None:
         return "is there twice"
     if bool(server.url) == bool(server.command):
         return "needs either url= or command="
-    if not 0 < server.timeout_seconds < math.inf:
+    command: object = server.command or ()
+    if not isinstance(command, list | tuple) or not _all_text(command):
+        return "needs command= as a list of strings: program and arguments"
+    if not _all_text([server.url or ""]):
+        return "needs url= as a string"
+    if not _all_text([*server.headers.values(), *server.environment.values()]):
+        return "needs headers= and environment= with strings as values"
+    if not (_is_number(server.timeout_seconds) and 0 < server.timeout_seconds < math.inf):
         return f"needs a timeout_seconds above 0, not {server.timeout_seconds!r}"
     return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _all_text(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _mcp(server: McpServer) -> dict[str, Any]:
@@ -203,8 +222,8 @@ def _agent(system_message: str | None) -> dict[str, Any]:
 
 def _provider(request: PromptRequest, target: Target, key: str) -> dict[str, Any]:
     models = {model.id: _model(model) for model in target.models}
-    asked = next((model for model in target.models if model.id == request.model), None)
-    entry = _model(asked or Model(request.model))
+    # By any of its spellings (`id:latency`, an old name, a list): its limits and modalities hold.
+    entry = _model(same_model(request.model, target.models) or Model(request.model))
     if request.params.max_tokens is not None:
         entry["limit"]["output"] = request.params.max_tokens
     options = body_options(request.params)

@@ -52,6 +52,18 @@ class SessionCard:
         """The folder of the session's database."""
         return Path(self.folder) / "data"
 
+    def refuse_move(self, keep: bool | Path) -> None:
+        """Refuse another folder than the one that the session is kept in.
+
+        Raises:
+            ConfigurationError: `keep` names another folder.
+        """
+        if isinstance(keep, Path) and keep.absolute() / KEPT_NAME != Path(self.folder):
+            raise ConfigurationError(
+                raw_message=f"the session is kept in {self.folder}, not in {keep}",
+                hint="Continue it with keep_session=True: it stays where it is.",
+            )
+
 
 class SessionStore:
     """All kept sessions of a user, below one folder."""

@@ -27,8 +27,11 @@ from chutes_opencode.supervisor import WORKSPACE_MARKER, remove_tree
 PREFIX = "chutes-opencode-"
 OWNER_FILE = "owner.json"
 
-# opencode installs an npm package into each config folder at every start. This stops it there and
-# leaves the npm of the agent's own shell alone (seen: no connection, and no wait for it either).
+# opencode installs an npm package into each config folder at every start, and waits for it where
+# there is a plugin. A lock file that has the package makes it believe that it is there (seen: a
+# quarter of a second less); should it try all the same, its registry is one that is not there. Both
+# concern this folder only: the npm of the agent's own shell is left alone.
+_INSTALLED = {"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
 _NPMRC = "registry=http://127.0.0.1:9/\nfetch-retries=0\n"
 
 _SWITCHES = (
@@ -132,6 +135,8 @@ def _lay_out(workspace: Workspace) -> None:
     for folder in (config_folder, workspace.tmp, workspace.work, workspace.guard.parent):
         folder.mkdir(parents=True)
     (config_folder / ".npmrc").write_text(_NPMRC)
+    (config_folder / "node_modules").mkdir()
+    (config_folder / "package-lock.json").write_text(json.dumps(_INSTALLED))
     # opencode's built-in list names stale models under the same provider ids; none of it is ours.
     workspace.file("models.json").write_text("{}")
 

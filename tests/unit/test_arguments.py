@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from chutes_opencode.arguments import (
     DEFAULT_SYSTEM_MESSAGE,
+    as_folder,
     check_prompt,
     check_text,
     effective_system,
@@ -126,6 +127,7 @@ def test_a_chat_is_split(prompt: str, messages: Any, split: tuple[Any, ...]) -> 
         ([row("user", [{"text": None}])], "something else than text"),
         ([row("user", ["text"])], "something else than text"),
         ([row("user", {"text": "x"})], "something else than text"),
+        (["x"], r"messages\[0\] is no mapping"),
     ],
 )
 def test_a_chat_that_cannot_be_sent_is_refused(messages: Any, message: str) -> None:
@@ -136,10 +138,21 @@ def test_a_chat_that_cannot_be_sent_is_refused(messages: Any, message: str) -> N
 # --- texts ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompt", ["", " ", "\n\t\r\n", "\u2003"])
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t\r\n", "\u2003", "\ufeff"])
 def test_a_blank_prompt_is_refused(prompt: str) -> None:
     with pytest.raises(InvalidRequestError, match="the prompt is empty"):
         check_prompt(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["\x1c", "\x85", "\u200b"])
+def test_what_opencode_does_not_take_for_white_space_is_a_prompt(prompt: str) -> None:
+    check_prompt(prompt)
+
+
+@pytest.mark.parametrize("work_dir", ["", " "])
+def test_an_empty_work_dir_is_not_the_current_folder(work_dir: str) -> None:
+    with pytest.raises(ConfigurationError, match="work_dir is empty"):
+        as_folder(work_dir)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,23 @@ def test_what_is_no_text_is_refused(content: bytes) -> None:
         frame(FilePart("n.bin", content, "application/octet-stream"))
 
 
+@pytest.mark.parametrize(
+    ("content", "media_type"),
+    [
+        (b"", "image/png"),
+        (b"a text", "image/png"),
+        (b"%PDF-", "image/png"),
+        (b"", "application/pdf"),
+    ],
+)
+def test_bytes_that_are_not_what_they_are_called_are_refused(
+    content: bytes, media_type: str
+) -> None:
+    """opencode ends without an answer, and without a word."""
+    with pytest.raises(InvalidRequestError, match="a is said to be"):
+        split_files([FilePart("a", content, media_type)], ["text", "image", "pdf"], "m")
+
+
 # --- what the model takes ------------------------------------------------------------------------
 
 

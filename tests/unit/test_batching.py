@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chutes_opencode.batching import Item, completed
+from chutes_opencode.batching import Item, check_batch, completed
 from chutes_opencode.errors import (
     AuthenticationError,
     BillingError,
@@ -215,10 +215,10 @@ def test_a_result_does_not_wait_for_the_next_item() -> None:
     assert asyncio.run(main()) == ["re: a", "re: b"]
 
 
-@pytest.mark.parametrize("concurrency", [0, -1])
-def test_a_concurrency_that_runs_nothing_is_refused(concurrency: int) -> None:
+@pytest.mark.parametrize("concurrency", [0, -1, "2", None, 1.5])
+def test_a_concurrency_that_runs_nothing_is_refused(concurrency: Any) -> None:
     with pytest.raises(ConfigurationError, match="concurrency must be at least 1"):
-        all_of("a", Asker(), concurrency=concurrency)
+        check_batch(["a"], concurrency)
 
 
 # --- the end ----------------------------------------
@@ -334,3 +334,22 @@ def test_a_misspelt_argument_fails_its_item_only() -> None:
     assert "'file'" in odd.error.raw_message
     assert "'files'" in odd.error.hint
     assert fine.success
+
+
+@pytest.mark.parametrize("items", ["a prompt", {"prompt": "a"}, 5, None])
+def test_one_prompt_is_no_list_of_prompts(items: Any) -> None:
+    with pytest.raises(ConfigurationError, match="items must be a list of prompts"):
+        check_batch(items, 1)
+
+
+@pytest.mark.parametrize("item", [5, None, b"x", {"nosuch": 1}, {5: 1}])
+def test_a_malformed_item_fails_alone(item: Any) -> None:
+    asker = Asker()
+    asker.let("a")
+
+    async def main() -> list[QueryResult]:
+        return [result async for result in completed([item, "a"], asker, 1)]
+
+    bad, good = asyncio.run(main())
+    assert isinstance(bad.error, ConfigurationError)
+    assert good.result == "re: a"

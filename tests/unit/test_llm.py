@@ -310,9 +310,9 @@ def test_a_batch_stops_at_an_account_error(engine: EchoEngine) -> None:
 
 def test_map_yields_on_this_thread_and_amap_on_any_loop(engine: EchoEngine) -> None:
     async def main() -> set[str]:
-        return {one.result async for one in llm().amap("abc", concurrency=2)}
+        return {one.result async for one in llm().amap(list("abc"), concurrency=2)}
 
-    assert {one.result for one in llm().map("abc")} == {"re: a", "re: b", "re: c"}
+    assert {one.result for one in llm().map(list("abc"))} == {"re: a", "re: b", "re: c"}
     assert asyncio.run(main()) == {"re: a", "re: b", "re: c"}
 
 

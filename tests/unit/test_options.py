@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -26,7 +26,7 @@ def options(**fields: Any) -> Options:
         {"isolation": "prompt"},
         {"agent_name": "my agent-1.0_x"},
         {"env": {"A": "", "B_2": "x=y"}},
-        {"extra_cli_args": ("--variant", "high", "--agent=plan")},
+        {"extra_cli_args": ("--variant", "high", "--auto")},
         {"limits": Limits(max_requests=1)},
     ],
 )
@@ -57,6 +57,14 @@ def test_usual_values_are_taken(fields: dict[str, Any]) -> None:
         ({"extra_cli_args": ("--pure",)}, "extra_cli_args may not hold --pure"),
         ({"extra_cli_args": ("--model=x/y",)}, "extra_cli_args may not hold --model"),
         ({"extra_cli_args": ("--variant", "high", "-s")}, "extra_cli_args may not hold -s"),
+        ({"extra_cli_args": ("-mx",)}, "extra_cli_args may not hold -m"),
+        ({"extra_cli_args": ("--agent=plan",)}, "extra_cli_args may not hold --agent"),
+        ({"extra_cli_args": ("--command", "init")}, "extra_cli_args may not hold --command"),
+        ({"extra_cli_args": ("hello",)}, "'hello': it is no flag"),
+        ({"extra_cli_args": ("--variant=x", "hello")}, "'hello': it is no flag"),
+        ({"extra_cli_args": (5,)}, "strings only, not 5"),
+        ({"limits": Limits(max_requests=cast("int", "9"))}, "max_requests must be at least 1"),
+        ({"limits": Limits(max_requests=cast("int", None))}, "max_requests must be at least 1"),
         ({"limits": Limits(max_requests=0)}, "max_requests must be at least 1, not 0"),
         ({"limits": Limits(max_requests=-1)}, "max_requests must be at least 1"),
     ],
@@ -73,6 +81,7 @@ def test_a_value_that_cannot_be_is_named(fields: dict[str, Any], message: str) -
     [
         Params(),
         Params(temperature=0, top_p=1.0, max_tokens=1, seed=-1),
+        Params(stop=("a",) * 64),
         Params(temperature=1.5, stop="x", reasoning_effort="low", extra_body={"min_p": 0.1}),
     ],
 )
@@ -86,7 +95,10 @@ def test_usual_parameters_are_taken(params: Params) -> None:
         ("temperature", [-0.1, NAN, INF, "1", True]),
         ("top_p", [-1, NAN, "0.5", False]),
         ("max_tokens", [0, -5, 1.5, "10", True, NAN]),
-        ("seed", [1.5, "1", True]),
+        ("seed", [1.5, "1", True, 2**70, -(2**70)]),
+        ("stop", [5, "", ("a", ""), [1]]),
+        ("reasoning_effort", [5, ""]),
+        ("extra_body", [[1], {1: 2}, "x"]),
     ],
 )
 def test_a_parameter_that_no_provider_takes_is_named(name: str, values: list[Any]) -> None:

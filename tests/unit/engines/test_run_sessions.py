@@ -51,6 +51,18 @@ def test_a_session_is_kept_where_the_caller_wants_it(stage: MakeStage, tmp_path:
     assert kept(made).data.is_relative_to(tmp_path / "mine")
 
 
+def test_a_session_that_is_kept_stays_where_it_is(stage: MakeStage, tmp_path: Path) -> None:
+    made = stage()
+    made.run(keep_session=tmp_path / "mine")
+    made.run(session_id=SESSION, keep_session=tmp_path / "mine")
+
+    with pytest.raises(ConfigurationError, match=r"is kept in .*mine.*, not in .*other"):
+        made.run(session_id=SESSION, keep_session=tmp_path / "other")
+
+    assert database(made)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_kept_session_is_continued_on_its_database_in_its_folder(stage: MakeStage) -> None:
     made = stage()
     made.run(keep_session=True)

@@ -288,3 +288,18 @@ def test_what_opencode_sets_cannot_be_set_twice(key: str) -> None:
 def test_an_extra_body_that_is_no_json_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequestError, match="extra_body is no JSON"):
         body_options(Params(extra_body={"x": value}))
+
+
+@pytest.mark.parametrize("asked", ["Org/Eyes:latency", "Org/Eyes,Org/Other", "Org/Eyes"])
+def test_a_models_limits_hold_under_each_of_its_spellings(asked: str) -> None:
+    eyes = Model(
+        "Org/Eyes",
+        context_length=64_000,
+        max_output_length=9000,
+        input_modalities=("text", "image"),
+    )
+
+    entry = model_entry(PromptRequest("p", asked), Target(PROVIDERS["chutes"], URL, (eyes,)))
+
+    assert entry["limit"] == {"context": 64_000, "output": 9000}
+    assert entry["modalities"]["input"] == ["text", "image"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -102,6 +102,27 @@ def test_a_name_that_a_tool_cannot_begin_with_is_refused(name: str) -> None:
         pytest.param(
             McpServer("a", url="http://h", timeout_seconds=0), "timeout_seconds", id="no time"
         ),
+        pytest.param(
+            McpServer("a", url="http://h", timeout_seconds=cast("float", "5")),
+            "timeout_seconds",
+            id="time as text",
+        ),
+        pytest.param(
+            McpServer("a", command=cast("tuple[str, ...]", "ls -l")),
+            "needs command= as a list of strings",
+            id="a command line",
+        ),
+        pytest.param(
+            McpServer("a", command=cast("tuple[str, ...]", ("ls", 5))),
+            "needs command= as a list of strings",
+            id="a word that is none",
+        ),
+        pytest.param(McpServer("a", url=cast("str", 5)), "needs url= as a string", id="url"),
+        pytest.param(
+            McpServer("a", url="http://h", headers={"A": cast("str", 5)}),
+            "strings as values",
+            id="header",
+        ),
     ],
 )
 def test_a_server_that_cannot_be_reached_is_refused(server: McpServer, problem: str) -> None:
@@ -197,3 +218,9 @@ def test_a_rule_for_builtin_tools_that_are_off_is_refused(permission: Any) -> No
 def test_a_rule_is_allow_ask_or_deny(permission: Any, named: str) -> None:
     with pytest.raises(ConfigurationError, match=f"permission {named} must be allow, ask or deny"):
         permission_rules(PromptRequest("", "m", permission=permission))
+
+
+@pytest.mark.parametrize("rules", [{"bash": {"*": {"rm": "deny"}}}, {"bash": 5}, "perhaps"])
+def test_rules_of_another_shape_are_refused(rules: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be allow, ask or deny"):
+        permission_rules(PromptRequest("", "m", permission=rules))
