@@ -145,7 +145,8 @@ def classify_error(
     name, message = payload.get("name"), data.get("message") or payload.get("message")
     name = name if isinstance(name, str) else ""
     if not isinstance(message, str):
-        message = name if name and not data else repr(error)[:2000]
+        bare = isinstance(error, Mapping) and not data
+        message = (name or "an error without content") if bare else repr(error)[:2000]
     return _from_payload(name, message, data, scene)
 
 

@@ -122,7 +122,7 @@ class InvalidRequestError(PermanentError):
     """The request itself is wrong (400, 409, 413, 422 and other 4xx)."""
 
     default_error_type = "invalid_request"
-    default_hint = "Change the request: the message says what the provider or opencode refused."
+    default_hint = "Change the request: the message says what is wrong with it."
 
 
 class ModelNotFoundError(InvalidRequestError):
@@ -191,7 +191,9 @@ class ConfigurationError(PermanentError):
     """Something of ours is set wrongly: a setting, an agent, a flag, a combination of them."""
 
     default_error_type = "configuration"
-    default_hint = "Correct the named setting; `chutes-opencode config show` names each source."
+    default_hint = (
+        "Correct what is named; `chutes-opencode config show` names each setting's source."
+    )
 
 
 class OpenCodeNotFoundError(ConfigurationError):
@@ -284,7 +286,7 @@ class CapacityError(RateLimitError):
     """All instances of the model are full: seconds to minutes, or another model."""
 
     default_error_type = "capacity"
-    default_hint = "Wait a little, or name fallback models: all instances of this one are full."
+    default_hint = "Wait a little, or use another model: all instances of this one are full."
 
 
 class ServerError(TransientError):

@@ -64,6 +64,11 @@ INSTANCE_SHAPES: Mapping[str, Shape] = {
 }
 """What the arguments of `ChutesOpenCodeLLM` may be, where nothing else says so."""
 
+# opencode looks an agent up in a plain object, which has these already.
+_JAVASCRIPTS_OWN = frozenset(
+    {"constructor", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable"}
+    | {"toLocaleString", "toString", "valueOf"}
+)
 _AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
@@ -97,10 +102,10 @@ class Options:
         """
         _one_of("engine", self.engine, ENGINES)
         _one_of("isolation", self.isolation, ISOLATIONS)
-        if not _AGENT_NAME.fullmatch(self.agent_name):
+        if not _AGENT_NAME.fullmatch(self.agent_name) or self.agent_name in _JAVASCRIPTS_OWN:
             raise ConfigurationError(
                 raw_message=f"agent_name {self.agent_name!r} must be 1-64 letters, digits, dots, "
-                "dashes, underscores or spaces"
+                "dashes, underscores or spaces, and no name of JavaScript's own"
             )
         for name, value in self.env.items():
             if not _is_variable(name, value):
@@ -180,9 +185,11 @@ def check_params(params: Params) -> None:
         )
     for name in ("temperature", "top_p"):
         value = getattr(params, name)
-        if value is not None and not (_is_number(value) and value >= 0):
+        most = 1 if name == "top_p" else math.inf
+        if value is not None and not (_is_number(value) and 0 <= value <= most):
+            span = ">= 0" if most == math.inf else "from 0 to 1"
             raise ConfigurationError(
-                raw_message=f"params.{name} must be a number >= 0, not {value!r}"
+                raw_message=f"params.{name} must be a number {span}, not {value!r}"
             )
     for name in ("max_tokens", "seed"):
         value = getattr(params, name)

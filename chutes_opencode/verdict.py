@@ -29,6 +29,7 @@ from chutes_opencode.engines.base import Evidence
 from chutes_opencode.errors import (
     ConfigurationError,
     EmptyResponseError,
+    InvalidRequestError,
     LimitExceededError,
     OpenCodeError,
     PromptTimeoutError,
@@ -42,6 +43,7 @@ from chutes_opencode.results import Exchange, Usage
 
 FIRST_FAILING_STATUS = 400
 TOOL_SERVER = "tool server "
+USAGE_TEXT = "opencode run [message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,12 @@ def _stopped(
         )
         error.__cause__ = upstream
         return error
+    if evidence.stopped == "attachment":
+        return InvalidRequestError(
+            exit_code=evidence.returncode,
+            raw_message="opencode could not read an attached file",
+            hint="Check that the images and PDF files are whole.",
+        )
     if evidence.stopped == "guard":
         return ConfigurationError(
             exit_code=evidence.returncode,
@@ -246,6 +254,12 @@ def _structured(evidence: Evidence, error: Mapping[str, Any]) -> OpenCodeError:
 
 def _unfinished(evidence: Evidence) -> OpenCodeError | None:
     transcript = evidence.transcript
+    if not transcript.turns and evidence.stderr.lstrip().startswith(USAGE_TEXT):
+        return ConfigurationError(
+            exit_code=evidence.returncode,
+            raw_message="opencode does not know a flag of extra_cli_args",
+            hint="See `opencode run --help` of this version.",
+        )
     if not transcript.turns:
         return UnknownOpenCodeError(
             exit_code=evidence.returncode,

@@ -32,7 +32,8 @@ class Evidence:
         run_error: The error object of the run's event stream.
         log_errors: Errors that its log tells.
         stopped: Why we ended or refuse it: "timeout", "failing", "agent" (not the one asked for),
-            "guard" (it ran without its guard); None: it ended by itself.
+            "guard" (it ran without its guard), "attachment" (a file that opencode could not
+            read); None: it ended by itself.
         work_dir: The agent's folder, where it outlives the attempt.
         duration_s: Seconds from its start to its end.
     """

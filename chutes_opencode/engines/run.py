@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import mimetypes
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,13 +35,15 @@ from chutes_opencode.opencode.transcript import (
 )
 from chutes_opencode.opencode.workspace import (
     Workspace,
+    attachment_paths,
     build_environment,
     clear_locks,
     temporary_workspace,
     write_guard,
 )
 from chutes_opencode.process import Command, ProcessTimeout, Supervised, run_to_end
-from chutes_opencode.request import FilePart, PromptRequest
+from chutes_opencode.request import PromptRequest
+from chutes_opencode.results import Exchange, Transcript
 
 LOOK_SECONDS = 0.04
 EXPORT_SECONDS = 60.0
@@ -196,7 +197,7 @@ class RunEngine:
         mark = "\ufeff" if request.prompt.startswith("\ufeff") else ""
         workspace.file("prompt").write_bytes((mark + request.prompt).encode())
         for path, part in zip(
-            _attachment_paths(request, workspace), request.attachments, strict=True
+            attachment_paths(workspace, request.attachments), request.attachments, strict=True
         ):
             path.parent.mkdir(parents=True)
             path.write_bytes(part.content)
@@ -222,7 +223,7 @@ class RunEngine:
         arguments += ["--model", f"{self.target().provider.id}/{request.model}"]
         arguments += ["--agent", request.agent_name, "--print-logs", "--log-level", "INFO"]
         arguments += ["--session", session_id] if session_id else []
-        for path in _attachment_paths(request, workspace):
+        for path in attachment_paths(workspace, request.attachments):
             arguments += ["--file", str(path)]
         return self._command(
             [*arguments, *request.extra_cli_args],
@@ -335,7 +336,7 @@ class RunEngine:
             stderr=mask(without_log_lines(_read(workspace.file("run.err")))),
             run_error=parse_run_error(stdout),
             log_errors=tuple(mask(error) for error in watch.log_errors),
-            stopped=watch.stop or ("guard" if transcript.turns and not exchanges else None),
+            stopped=watch.stop or _unseen(request, transcript, exchanges, stdout),
             work_dir=kept,
             duration_s=time.monotonic() - started,
         )
@@ -348,6 +349,18 @@ class _Seat:
     work_dir: Path
     session_id: str | None
     card: SessionCard | None
+
+
+def _unseen(
+    request: PromptRequest, transcript: Transcript, exchanges: tuple[Exchange, ...], stdout: str
+) -> str | None:
+    """Say why a run without a single model request is none to believe."""
+    if exchanges:
+        return None
+    if transcript.turns:
+        return "guard"
+    # Of an image that it cannot decode opencode says nothing at all.
+    return "attachment" if request.attachments and parse_run_error(stdout) is None else None
 
 
 def _work_dir(request: PromptRequest, default: Path) -> Path:
@@ -363,21 +376,6 @@ def _copy_data(card: SessionCard, workspace: Workspace) -> None:
     import shutil
 
     shutil.copytree(card.data, workspace.data)
-
-
-def _attachment_paths(request: PromptRequest, workspace: Workspace) -> list[Path]:
-    """Return where each attachment goes: a folder each, so that names may repeat."""
-    return [
-        workspace.attachments / str(number) / _file_name(part)
-        for number, part in enumerate(request.attachments)
-    ]
-
-
-def _file_name(part: FilePart) -> str:
-    """Return a name whose extension tells the media type: opencode goes by nothing else."""
-    if mimetypes.guess_type(part.name)[0] == part.media_type:
-        return part.name
-    return part.name + (mimetypes.guess_extension(part.media_type) or "")
 
 
 def _pure(environment: Mapping[str, str]) -> dict[str, str]:

@@ -8,11 +8,12 @@ a hidden 5.6 MB library in its temp folder at every start, so that folder is ins
 from __future__ import annotations
 
 import json
+import mimetypes
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -22,6 +23,7 @@ from typing import Any
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.opencode.config import KEY_VARIABLE
 from chutes_opencode.process import end_marked, process_alive, process_start_time
+from chutes_opencode.request import FilePart
 from chutes_opencode.supervisor import WORKSPACE_MARKER, remove_tree
 
 PREFIX = "chutes-opencode-"
@@ -187,6 +189,21 @@ def build_environment(
         "OPENCODE_EXPERIMENTAL_OUTPUT_TOKEN_MAX": str(output_ceiling),
         KEY_VARIABLE: key,
     }
+
+
+def attachment_paths(workspace: Workspace, attachments: Sequence[FilePart]) -> list[Path]:
+    """Return where each attachment goes: a folder each, so that names may repeat."""
+    return [
+        workspace.attachments / str(number) / _file_name(part)
+        for number, part in enumerate(attachments)
+    ]
+
+
+def _file_name(part: FilePart) -> str:
+    """Return a name whose extension tells the media type: opencode goes by nothing else."""
+    if mimetypes.guess_type(part.name)[0] == part.media_type:
+        return part.name
+    return part.name + (mimetypes.guess_extension(part.media_type) or "")
 
 
 def clear_locks(workspace: Workspace) -> None:

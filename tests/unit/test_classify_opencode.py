@@ -216,13 +216,17 @@ def test_a_malformed_reference_leads_nowhere(ref: object) -> None:
         ({"name": "MessageOutputLengthError", "data": {}}, "MessageOutputLengthError"),
         ({"name": "Odd", "data": {"n": 1}}, "{'name': 'Odd', 'data': {'n': 1}}"),
         ({"name": "Odd", "message": "beside"}, "beside"),
-        ({}, "{}"),
+        ({}, "an error without content"),
         (None, "None"),
         ("text", "'text'"),
     ],
 )
 def test_an_error_without_a_message_shows_what_it_is(payload: Any, message: str) -> None:
     assert classify_error(payload).raw_message == message
+
+
+def test_an_error_object_without_content_is_unknown() -> None:
+    assert type(classify_error({})) is UnknownOpenCodeError
 
 
 def test_a_circular_payload_is_described() -> None:

@@ -46,6 +46,7 @@ def test_usual_values_are_taken(fields: dict[str, Any]) -> None:
         ({"agent_name": "a" * 65}, "agent_name"),
         ({"agent_name": "a\n"}, "agent_name"),
         ({"agent_name": "a/b"}, "agent_name"),
+        ({"agent_name": "constructor"}, "agent_name 'constructor'"),
         ({"env": {"": "x"}}, "env: '' cannot be an environment variable"),
         ({"env": {"A=B": "x"}}, "env: 'A=B' cannot"),
         ({"env": {"A": "x\0"}}, "env: 'A' cannot"),
@@ -93,7 +94,7 @@ def test_usual_parameters_are_taken(params: Params) -> None:
     ("name", "values"),
     [
         ("temperature", [-0.1, NAN, INF, "1", True]),
-        ("top_p", [-1, NAN, "0.5", False]),
+        ("top_p", [-1, 1.01, NAN, "0.5", False]),
         ("max_tokens", [0, -5, 1.5, "10", True, NAN]),
         ("seed", [1.5, "1", True, 2**70, -(2**70)]),
         ("stop", [5, "", ("a", ""), [1]]),

@@ -16,6 +16,7 @@ from chutes_opencode.errors import (
     ContentFilterError,
     ContextOverflowError,
     EmptyResponseError,
+    InvalidRequestError,
     LimitExceededError,
     MaxOutputTokensError,
     OpenCodeError,
@@ -131,6 +132,15 @@ TABLE: list[Any] = [
         RateLimitError,
         "Too Many Requests",
         id="failing, only the log knows",
+    ),
+    pytest.param(
+        {"stopped": "attachment"}, InvalidRequestError, "an attached file", id="attachment"
+    ),
+    pytest.param(
+        {"stderr": "opencode run [message..]\n\nrun opencode"},
+        ConfigurationError,
+        "a flag of extra_cli_args",
+        id="unknown flag",
     ),
     pytest.param({"stopped": "guard"}, ConfigurationError, "without its guard", id="no guard"),
     pytest.param({"stopped": "failing"}, UnknownOpenCodeError, "", id="failing, nobody knows"),

@@ -196,6 +196,14 @@ def test_a_turn_that_the_guard_did_not_see_is_not_trusted(stage: MakeStage) -> N
     assert stage(guard="").run().stopped == "guard"
 
 
+def test_an_attachment_after_which_nothing_happened_was_not_readable(stage: MakeStage) -> None:
+    made = stage(guard="", stdout="", export={})
+
+    seen = made.run(attachments=(FilePart("a.png", b"cut", "image/png"),))
+
+    assert seen.stopped == "attachment"
+
+
 @pytest.mark.parametrize(
     ("name", "media_type", "file_name"),
     [
