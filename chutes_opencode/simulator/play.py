@@ -18,7 +18,9 @@ from chutes_opencode.simulator.plan import ChatRequest, Plan, fill
 from chutes_opencode.simulator.state import SimulatorState
 
 DAILY_QUOTA = 5000
-_RESET_PAUSE_S = 0.05  # lets the client read what was sent: a reset may discard it
+# In the middle of a stream means: after the client has read its beginning. A reset discards what
+# the client has not read yet, and some clients take a close at once for no answer at all.
+_CUT_PAUSE_S = 0.5
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -145,10 +147,11 @@ class Player:
         self._settle("died")
         if cut.end is End.CLEAN:
             await self._wire.finish(cut.tail.encode())
-        elif cut.end is End.CLOSE:
+            return
+        await asyncio.sleep(_CUT_PAUSE_S)
+        if cut.end is End.CLOSE:
             self._wire.close()
         else:
-            await asyncio.sleep(_RESET_PAUSE_S)
             self._wire.reset()
 
     async def _start(self, media_type: str) -> None:

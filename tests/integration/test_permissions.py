@@ -104,8 +104,6 @@ def test_without_a_folder_the_agent_gets_an_empty_one_that_is_gone_afterwards(
 
 
 def test_an_unknown_agent_is_an_error_before_anything_is_spent(simulator: Simulator) -> None:
-    llm = ChutesOpenCodeLLM("sim/echo", extra_cli_args=("--agent", "nobody"), retries=1)
-
     with pytest.raises(ConfigurationError, match="agent"):
-        llm.prompt("hello")
+        ChutesOpenCodeLLM("sim/echo", extra_cli_args=("--agent", "nobody")).prompt("hello")
     assert simulator.bill.total.requests == 0

@@ -133,7 +133,7 @@ def test_a_server_that_is_not_there_is_an_error_before_anything_is_spent(
     with pytest.raises(ToolServerError, match="broken") as raised:
         llm.prompt("hello")
 
-    assert [request.path for request in simulator.requests] == ["/v1/models"]
+    assert not [r for r in simulator.requests if r.path != "/v1/models"]
     assert raised.value.result is not None
     assert (raised.value.result.usage.num_requests, raised.value.result.cost_usd) == (0, 0.0)
     assert raised.value.result.duration_s < 30
