@@ -124,10 +124,10 @@ def test_no_secret_is_printed(failing: Run) -> None:
 
 
 def test_a_fault_of_the_machine_is_not_called_ours(failing: Run) -> None:
-    result = failing(PermissionError(13, "Permission denied", "/root/x"))
+    result = failing(PermissionError(13, "Permission denied", "/sealed/x"))
 
     assert result.exit_code == 1
-    assert "/root/x" in result.stderr
+    assert "/sealed/x" in result.stderr
     assert "fault of chutes-opencode" not in result.stderr
 
 

@@ -154,7 +154,7 @@ def test_without_a_system_message_opencodes_own_prompt_stays() -> None:
 
 
 def test_a_rules_file_is_an_instruction() -> None:
-    rules = Path("/work/AGENTS.md")
+    rules = Path("/project/AGENTS.md")
 
     assert config(PromptRequest("", "m"))["instructions"] == []
     assert config(PromptRequest("", "m", rules_file=rules))["instructions"] == [str(rules)]

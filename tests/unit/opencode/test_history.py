@@ -26,7 +26,7 @@ CHAT = (
 
 def document(history: tuple[ChatMessage, ...] = CHAT, now_ms: int | None = NOW) -> dict[str, Any]:
     request = PromptRequest("next", "Org/Model", agent_name="boss", history=history)
-    return import_document(request, PROVIDERS["chutes"], Path("/work/dir"), now_ms=now_ms)
+    return import_document(request, PROVIDERS["chutes"], Path("/project/dir"), now_ms=now_ms)
 
 
 def test_the_history_reads_back_as_an_export_of_the_same_chat() -> None:
@@ -88,8 +88,8 @@ def test_models_and_folder_are_those_of_the_request() -> None:
 
     assert user["model"] == {"providerID": "chutes", "modelID": "Org/Model"}
     assert (assistant["providerID"], assistant["modelID"]) == ("chutes", "Org/Model")
-    assert assistant["path"] == {"cwd": "/work/dir", "root": "/"}
-    assert document()["info"]["directory"] == "/work/dir"
+    assert assistant["path"] == {"cwd": "/project/dir", "root": "/"}
+    assert document()["info"]["directory"] == "/project/dir"
 
 
 def test_without_a_time_it_is_now() -> None:
