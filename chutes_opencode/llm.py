@@ -281,8 +281,7 @@ class ChutesOpenCodeLLM:
     ) -> QueryResult:
         """Carry one prompt out, on the background loop."""
         prompt_id = uuid.uuid4().hex[:12]
-        log = make_logger(self._log_name, self._log_level, self.settings.log_format)
-        log = log.bind(prompt_id=prompt_id)
+        log = self._logger().bind(prompt_id=prompt_id)
 
         def tell(event: Event) -> None:
             marked = replace(event, prompt_id=prompt_id)
@@ -330,16 +329,19 @@ class ChutesOpenCodeLLM:
         pid = os.getpid()
         if pid not in self._runtimes:
             made = await asyncio.to_thread(Runtime.make, self.settings, self._options.provider)
-            self._runtimes.setdefault(pid, made)
+            if self._runtimes.setdefault(pid, made) is made and made.binary_warning:
+                self._logger().warning("opencode", warning=made.binary_warning)
         return self._runtimes[pid]
+
+    def _logger(self) -> Any:
+        return make_logger(self._log_name, self._log_level, self.settings.log_format)
 
     def _write_log(self, arguments: Mapping[str, Any], result: QueryResult | None) -> None:
         if self._log_file is not None and result is not None:
             try:
                 self._log_file.append(str(arguments.get("prompt", "")), result)
             except OSError as error:  # a full disk must not cost a paid prompt
-                log = make_logger(self._log_name, self._log_level, self.settings.log_format)
-                log.warning("log_dir cannot be written", error=repr(error))
+                self._logger().warning("log_dir cannot be written", error=repr(error))
 
 
 def _with_overrides(settings: Settings | None, overrides: Mapping[str, Any]) -> Settings:

@@ -16,10 +16,6 @@ OK = 200
 Observe = Callable[[Event], None]
 
 
-def ignore(_event: Event) -> None:
-    """Observe nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What was seen of one attempt, unjudged.

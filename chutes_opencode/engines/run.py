@@ -16,6 +16,7 @@ from chutes_opencode.errors import ConfigurationError, PromptTimeoutError, Unkno
 from chutes_opencode.masking import mask
 from chutes_opencode.opencode.binary import Binary
 from chutes_opencode.opencode.config import (
+    KEY_VARIABLE,
     Target,
     build_config,
     key_placeholder,
@@ -184,7 +185,7 @@ class RunEngine:
             workspace,
             {
                 "completionsUrl": f"{target.base_url}/chat/completions",
-                "keyVariable": "CHUTES_OPENCODE_LEASE",
+                "keyVariable": KEY_VARIABLE,
                 "maxRequests": request.max_requests,
                 "maxFailures": request.max_failures,
                 "toolPrefixes": [tool_prefix(server.name) for server in request.tools],
@@ -380,7 +381,7 @@ def _copy_data(card: SessionCard, workspace: Workspace) -> None:
 
 def _pure(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a call that needs neither plugin, config nor key."""
-    dropped = ("OPENCODE_CONFIG", "CHUTES_OPENCODE_LEASE")
+    dropped = ("OPENCODE_CONFIG", KEY_VARIABLE)
     return {k: v for k, v in environment.items() if k not in dropped} | {"OPENCODE_PURE": "1"}
 
 
