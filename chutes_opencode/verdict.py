@@ -27,6 +27,7 @@ from chutes_opencode.classify import (
 )
 from chutes_opencode.engines.base import Evidence
 from chutes_opencode.errors import (
+    AuthenticationError,
     ConfigurationError,
     EmptyResponseError,
     InvalidRequestError,
@@ -39,6 +40,7 @@ from chutes_opencode.errors import (
     TruncatedStreamError,
     UnknownOpenCodeError,
 )
+from chutes_opencode.patterns import CHUTES_PATTERNS, ProviderPatterns
 from chutes_opencode.results import Exchange, Usage
 
 FIRST_FAILING_STATUS = 400
@@ -66,7 +68,13 @@ class Verdict:
 
 
 def judge(
-    evidence: Evidence, *, price: Price | None, now: datetime, timeout_seconds: float
+    evidence: Evidence,
+    *,
+    price: Price | None,
+    now: datetime,
+    timeout_seconds: float,
+    patterns: ProviderPatterns = CHUTES_PATTERNS,
+    key_hint: str = "",
 ) -> Verdict:
     """Judge an attempt.
 
@@ -75,11 +83,16 @@ def judge(
         price: Of the model, for the cost.
         now: For reset times that the provider gives in seconds.
         timeout_seconds: The attempt's deadline, for its message.
+        patterns: How the provider words its errors.
+        key_hint: How to set the provider's key, if that is what is wrong; "": the error's own.
     """
+    error = _find_error(evidence, _Scene(now, patterns), timeout_seconds)
+    if key_hint and isinstance(error, AuthenticationError):
+        error.hint = key_hint
     usage = total_usage(evidence)
     served = [e.served_model for e in evidence.exchanges if e.served_model]
     return Verdict(
-        error=_find_error(evidence, now, timeout_seconds),
+        error=error,
         usage=usage,
         cost_usd=None if price is None else cost_usd(usage, price),
         finish_reason=evidence.transcript.finish_reason,
@@ -93,8 +106,10 @@ def total_usage(evidence: Evidence) -> Usage:
     seen = evidence.transcript.usage
     if not sent:
         return seen
-    told = sum((exchange.usage for exchange in sent if exchange.usage), Usage())
-    missing = any(_unknown_usage(exchange) for exchange in sent)
+    native = [exchange for exchange in sent if _read_by_opencode(exchange)]
+    told = seen if native else sum((e.usage for e in sent if e.usage), Usage())
+    # A sub-agent's turns stand in no transcript of ours.
+    missing = any(_unknown_usage(e) for e in sent) or len(native) > seen.num_turns
     return Usage(
         told.input,
         told.output,
@@ -112,8 +127,15 @@ def _was_sent(exchange: Exchange) -> bool:
     return exchange.refused is None or exchange.status is not None or exchange.error is not None
 
 
+def _read_by_opencode(exchange: Exchange) -> bool:
+    """Tell whether it is a whole native stream, whose tokens opencode alone has counted."""
+    return exchange.usage is None and exchange.finish_reason is not None
+
+
 def _unknown_usage(exchange: Exchange) -> bool:
     """Tell whether a request may have been billed without our knowing how much."""
+    if _read_by_opencode(exchange):
+        return False
     answered = exchange.status is not None and exchange.status < FIRST_FAILING_STATUS
     return exchange.usage is None and (answered or exchange.status is None)
 
@@ -129,8 +151,16 @@ def cost_usd(usage: Usage, price: Price) -> float:
     return micro_dollars / 1_000_000
 
 
-def _find_error(evidence: Evidence, now: datetime, timeout_seconds: float) -> OpenCodeError | None:
-    upstream = _last_failure(evidence, now)
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What an error is read by."""
+
+    now: datetime
+    patterns: ProviderPatterns
+
+
+def _find_error(evidence: Evidence, scene: _Scene, timeout_seconds: float) -> OpenCodeError | None:
+    upstream = _last_failure(evidence, scene)
     # A sub-agent that was refused is its parent's affair: the parent may still have answered.
     own = [e.refused for e in evidence.exchanges if e.refused and e.parent_session_id is None]
     refused = own[-1] if own else None
@@ -140,7 +170,7 @@ def _find_error(evidence: Evidence, now: datetime, timeout_seconds: float) -> Op
         return _refused(evidence, refused, upstream)
     structured = evidence.transcript.error or evidence.run_error
     if structured is not None:
-        return upstream or _structured(evidence, structured)
+        return upstream or _structured(evidence, structured, scene)
     error = _unfinished(evidence)
     # A broken exchange says more than the turn that it left behind.
     return upstream or error if isinstance(error, TransientError) else error
@@ -196,13 +226,13 @@ def _refused(evidence: Evidence, reason: str, upstream: OpenCodeError | None) ->
     return upstream or UnknownOpenCodeError(exit_code=code, raw_message=reason)
 
 
-def _last_failure(evidence: Evidence, now: datetime) -> OpenCodeError | None:
+def _last_failure(evidence: Evidence, scene: _Scene) -> OpenCodeError | None:
     """Return what the last request that was sent died of; None if it ended well."""
     sent = [exchange for exchange in evidence.exchanges if _was_sent(exchange)]
-    return _exchange_error(sent[-1], evidence, now) if sent else None
+    return _exchange_error(sent[-1], evidence, scene) if sent else None
 
 
-def _exchange_error(exchange: Exchange, evidence: Evidence, now: datetime) -> OpenCodeError | None:
+def _exchange_error(exchange: Exchange, evidence: Evidence, scene: _Scene) -> OpenCodeError | None:
     code = evidence.returncode
     if exchange.status is None:
         return ServerError(
@@ -215,20 +245,26 @@ def _exchange_error(exchange: Exchange, evidence: Evidence, now: datetime) -> Op
             exchange.status,
             exchange.body or "",
             exchange.headers,
-            now=now,
+            now=scene.now,
             model=exchange.requested_model,
             exit_code=code,
+            patterns=scene.patterns,
         )
     if exchange.finish_reason in _WHOLE:
         return None
-    return _broken_stream(exchange, code)
+    return _broken_stream(exchange, code, scene)
 
 
-def _broken_stream(exchange: Exchange, exit_code: int) -> OpenCodeError:
+def _broken_stream(exchange: Exchange, exit_code: int, scene: _Scene) -> OpenCodeError:
     """Say what a stream without a finish reason is: cut, unless its error event tells more."""
     told = exchange.error or "the stream ended without a finish reason"
     event = {"name": "UnknownError", "data": {"message": told}}
-    named = classify_error(event, returncode=exit_code, model=exchange.requested_model)
+    named = classify_error(
+        event,
+        returncode=exit_code,
+        model=exchange.requested_model,
+        patterns=scene.patterns,
+    )
     if type(named) not in (UnknownOpenCodeError, ServerError):
         return named
     return TruncatedStreamError(
@@ -240,15 +276,17 @@ def _broken_stream(exchange: Exchange, exit_code: int) -> OpenCodeError:
     )
 
 
-_WHOLE = frozenset({"stop", "tool_calls", "function_call", "length", "content_filter"})
+# "unread": of a native stream whose format the guard does not know; opencode has judged it.
+_WHOLE = frozenset({"stop", "tool_calls", "function_call", "length", "content_filter", "unread"})
 
 
-def _structured(evidence: Evidence, error: Mapping[str, Any]) -> OpenCodeError:
+def _structured(evidence: Evidence, error: Mapping[str, Any], scene: _Scene) -> OpenCodeError:
     return classify_error(
         dict(error),
         returncode=evidence.returncode,
         stderr=evidence.stderr,
         partial_text=evidence.transcript.text,
+        patterns=scene.patterns,
     )
 
 

@@ -12,6 +12,8 @@ from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange, Transcript
 
 OK = 200
+# "unread": a stream of which only the native package knew how to read it.
+_MAY_CALL_TOOLS = ("tool_calls", "function_call", "unread")
 
 Observe = Callable[[Event], None]
 
@@ -59,7 +61,7 @@ class Evidence:
         by the request that called it.
         """
         asked = self.stopped is not None and any(
-            exchange.finish_reason in ("tool_calls", "function_call") for exchange in self.exchanges
+            exchange.finish_reason in _MAY_CALL_TOOLS for exchange in self.exchanges
         )
         return asked or any(
             call.status in ("completed", "running") for call in self.transcript.tool_calls

@@ -22,8 +22,8 @@ from chutes_opencode.opencode.config import (
     key_placeholder,
     output_ceiling,
     render_config,
-    tool_prefix,
 )
+from chutes_opencode.opencode.guard import guard_spec
 from chutes_opencode.opencode.history import import_document
 from chutes_opencode.opencode.sessions import SessionCard, SessionStore
 from chutes_opencode.opencode.transcript import (
@@ -181,19 +181,7 @@ class RunEngine:
         placeholder, target = key_placeholder(), self.target()
         config = build_config(request, target, plugin=workspace.guard, key=placeholder)
         workspace.config.write_text(render_config(config, key=placeholder))
-        write_guard(
-            workspace,
-            {
-                "completionsUrl": f"{target.base_url}/chat/completions",
-                "keyVariable": KEY_VARIABLE,
-                "maxRequests": request.max_requests,
-                "maxFailures": request.max_failures,
-                "toolPrefixes": [tool_prefix(server.name) for server in request.tools],
-                "system": request.system_message,
-                "context": request.context,
-                "attachments": str(workspace.attachments),
-            },
-        )
+        write_guard(workspace, guard_spec(request, target, workspace.attachments))
         # opencode drops a byte order mark at the beginning of its input; of two one arrives (seen).
         mark = "\ufeff" if request.prompt.startswith("\ufeff") else ""
         workspace.file("prompt").write_bytes((mark + request.prompt).encode())

@@ -11,27 +11,30 @@ import math
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chutes_opencode.catalog.models import Model, same_model
+from chutes_opencode.catalog.models import Model
+from chutes_opencode.catalog.names import find
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.errors import ConfigurationError, InvalidRequestError
+from chutes_opencode.opencode.models import DEFAULT_OUTPUT_LENGTH, model_entry, output_length
 from chutes_opencode.request import McpServer, Params, PromptRequest
 
 # Variable that holds the key; the config only refers to it.
 KEY_VARIABLE = "CHUTES_OPENCODE_LEASE"
 
-DEFAULT_CONTEXT_LENGTH = 128_000
-DEFAULT_OUTPUT_LENGTH = 4096
+SCHEMA_URL = "https://opencode.ai/config.json"
 
 # What opencode, not the caller, decides about a request.
 RESERVED_BODY_KEYS = frozenset(
     {"model", "messages", "stream", "stream_options", "tools", "tool_choice", "n"}
 )
+# What opencode's package for the OpenAI wire renames on its way into the body.
+_RENAMED = {"reasoningEffort": "reasoning_effort", "textVerbosity": "verbosity"}
 _TOOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_STRING_LITERAL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_STRING_LITERAL = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")')
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Target:
 
     Attributes:
         provider: The registry's entry.
-        base_url: OpenAI-compatible root, without a trailing slash.
+        base_url: The API's root, without a trailing slash.
         models: What the provider offers; the requested model is added if it is not among them.
     """
 
@@ -50,14 +53,14 @@ class Target:
 
 
 def build_config(
-    request: PromptRequest, target: Target, *, plugin: Path, key: str
+    request: PromptRequest, target: Target, *, plugin: Path | None, key: str
 ) -> dict[str, Any]:
     """Build the config of a run.
 
     Args:
         request: What to run.
         target: Where its model requests go.
-        plugin: The guard.
+        plugin: The guard; None: no plugin at all.
         key: What stands for the key, see `render_config`.
 
     Returns:
@@ -69,7 +72,7 @@ def build_config(
     """
     provider = target.provider
     config: dict[str, Any] = {
-        "$schema": "https://opencode.ai/config.json",
+        "$schema": SCHEMA_URL,
         # Only our provider: opencode brings free models of its own.
         "enabled_providers": [provider.id],
         "model": f"{provider.id}/{request.model}",
@@ -81,7 +84,7 @@ def build_config(
         # Top level, not the agent's: a sub-agent does not inherit the agent's denies (rule 3).
         "permission": permission_rules(request),
         "mcp": {server.name: _mcp(server) for server in checked_tools(request.tools)},
-        "plugin": [plugin.as_uri()],
+        "plugin": [plugin.as_uri()] if plugin else [],
         "instructions": [str(request.rules_file)] if request.rules_file else [],
         "share": "disabled",
         "autoupdate": False,
@@ -97,16 +100,26 @@ def build_config(
 def render_config(config: Mapping[str, Any], *, key: str) -> str:
     """Write the config as JSON in which nothing is expanded but the key's own reference.
 
-    opencode replaces `{env:X}` and `{file:path}` anywhere in the text, a system message included;
-    a brace written as an escape arrives as a plain brace (seen).
-
     Args:
         config: From `build_config`.
         key: The placeholder that `build_config` was given; becomes `{env:…}`.
     """
-    text = json.dumps(config)
-    text = _STRING_LITERAL.sub(lambda match: match[0].replace("{", "\\u007b"), text)
-    return text.replace(key, f"{{env:{KEY_VARIABLE}}}")
+    return unexpanded_json(config).replace(key, f"{{env:{KEY_VARIABLE}}}")
+
+
+def unexpanded_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """Write JSON in which opencode expands nothing.
+
+    opencode replaces `{env:X}` and `{file:path}` anywhere in the text, a system message included;
+    a brace written as an escape arrives as a plain brace (seen).
+
+    Args:
+        value: What to write.
+        indent: Spaces per level; None: all in one line.
+    """
+    pieces = _STRING_LITERAL.split(json.dumps(value, indent=indent))
+    pieces[1::2] = [literal.replace("{", "\\u007b") for literal in pieces[1::2]]
+    return "".join(pieces)
 
 
 def key_placeholder() -> str:
@@ -221,56 +234,32 @@ def _agent(system_message: str | None) -> dict[str, Any]:
 
 
 def _provider(request: PromptRequest, target: Target, key: str) -> dict[str, Any]:
-    models = {model.id: _model(model) for model in target.models}
+    provider = target.provider
+    entries = {model.id: model_entry(model, local=provider.local) for model in target.models}
     # By any of its spellings (`id:latency`, an old name, a list): its limits and modalities hold.
-    entry = _model(same_model(request.model, target.models) or Model(request.model))
+    entry = model_entry(_asked_model(request.model, target), local=provider.local)
     if request.params.max_tokens is not None:
         entry["limit"]["output"] = request.params.max_tokens
-    options = body_options(request.params)
-    models[request.model] = entry | ({"options": options} if options else {})
+    options = {} if provider.wire == "native" else body_options(request.params)
+    entries[request.model] = entry | ({"options": options} if options else {})
     return {
-        "npm": target.provider.npm,
-        "name": target.provider.name,
+        "npm": provider.npm,
+        "name": provider.name,
         "options": {"baseURL": target.base_url, "apiKey": key},
-        "models": models,
+        "models": entries,
     }
 
 
-def _model(model: Model) -> dict[str, Any]:
-    modalities = [name for name in model.input_modalities if name in OPENCODE_MODALITIES]
-    entry: dict[str, Any] = {
-        "name": model.id,
-        "limit": {"context": context_length(model), "output": output_length(model)},
-        "tool_call": True,
-        "reasoning": "reasoning" in model.features,
-        "attachment": any(name != "text" for name in modalities),
-        "modalities": {"input": modalities or ["text"], "output": ["text"]},
-        # False, so that opencode adds no temperature of its own; the caller's goes by options.
-        "temperature": False,
-    }
-    if model.price is not None:
-        entry["cost"] = {"input": model.price.input, "output": model.price.output}
-        if model.price.cache_read is not None:
-            entry["cost"]["cache_read"] = model.price.cache_read
-    return entry
-
-
-OPENCODE_MODALITIES = frozenset({"text", "image", "pdf", "audio", "video"})
-
-
-def context_length(model: Model) -> int:
-    """Return the model's context in tokens, a cautious value where untold."""
-    return model.context_length or DEFAULT_CONTEXT_LENGTH
-
-
-def output_length(model: Model) -> int:
-    """Return the output limit in tokens; half of the context at most, so that input has room."""
-    return min(model.max_output_length or DEFAULT_OUTPUT_LENGTH, context_length(model) // 2)
+def _asked_model(asked: str, target: Target) -> Model:
+    provider = target.provider
+    found = find(asked, target.models, provider_id=provider.id, quirks=provider.quirks)
+    return replace(found, id=asked) if found else Model(asked)
 
 
 def output_ceiling(request: PromptRequest, target: Target) -> int:
     """Return the largest output limit in the config: opencode's own ceiling is lifted to it."""
-    limits = [output_length(model) for model in target.models] or [DEFAULT_OUTPUT_LENGTH]
+    local = target.provider.local
+    limits = [output_length(model, local=local) for model in target.models]
     return max(*limits, request.params.max_tokens or 0, DEFAULT_OUTPUT_LENGTH)
 
 
@@ -299,7 +288,21 @@ def body_options(params: Params) -> dict[str, Any]:
         "top_p": params.top_p,
         "stop": stop,
         "seed": params.seed,
-        # opencode's package renames this one to reasoning_effort.
         "reasoningEffort": params.reasoning_effort,
     }
     return {name: value for name, value in named.items() if value is not None} | extra
+
+
+def caller_keys(request: PromptRequest) -> frozenset[str] | None:
+    """Return the keys of a request body that the caller has set, for whoever drops all others.
+
+    For some model names opencode adds values of its own: temperature, top_p and top_k for Kimi,
+    GLM, Gemini and MiniMax, reasoning_effort for GPT-5 (seen).
+
+    Returns:
+        The keys as they stand in the body; None: leave the body as it is, since the caller has
+        asked for a `--variant` and only opencode knows what that is.
+    """
+    if any(word == "--variant" or word.startswith("--variant=") for word in request.extra_cli_args):
+        return None
+    return frozenset(_RENAMED.get(name, name) for name in body_options(request.params))

@@ -274,6 +274,8 @@ def _exchange_usage(
     told = _mapping(end.get("usage"))
     if told:
         return openai_usage(told)
+    if request.get("native"):
+        return None  # its stream was not read; the session's transcript tells
     if response.get("status") != STATUS_OK or response.get("body") is not None:
         return None
     return Usage(

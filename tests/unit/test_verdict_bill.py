@@ -125,3 +125,49 @@ def test_the_last_answering_model_is_the_served_one() -> None:
 
     assert judged.served_model == "b"
     assert verdict(said("4"), exchange()).served_model is None
+
+
+# --- a native wire: the guard counts its requests, only opencode has read its streams ------------
+
+
+def test_the_tokens_of_a_native_wire_are_what_opencode_has_counted() -> None:
+    transcript = said("42", usage=Usage(input=7, output=3, cache_write=2, num_turns=2))
+
+    assert usage_of(exchange("tool_calls"), exchange(), transcript=transcript) == Usage(
+        7, 3, cache_write=2, num_turns=2, num_requests=2
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(exchange(), id="a sub-agent's turn stands elsewhere"),
+        pytest.param(exchange(None), id="a stream that broke off"),
+    ],
+)
+def test_a_native_bill_that_may_be_higher_says_so(more: Exchange) -> None:
+    transcript = said("42", usage=Usage(input=7, num_turns=1))
+
+    usage = usage_of(exchange(), more, transcript=transcript)
+
+    assert (usage.input, usage.num_requests, usage.estimated) == (7, 2, True)
+
+
+def test_a_native_stream_that_only_opencode_can_read_is_no_failure() -> None:
+    assert verdict(said("42", usage=Usage(output=1, num_turns=1)), exchange("unread")).error is None
+    assert verdict(said("4", "length"), exchange("unread")).error is not None
+
+
+@pytest.mark.parametrize(
+    ("finish", "stopped", "ran"),
+    [
+        ("tool_calls", "timeout", True),
+        ("unread", "timeout", True),
+        ("stop", "timeout", False),
+        ("unread", None, False),
+    ],
+)
+def test_of_a_run_that_we_ended_the_last_tool_shows_by_the_request_that_may_have_called_it(
+    finish: str, stopped: str | None, ran: bool
+) -> None:
+    assert Evidence(NOTHING, (exchange(finish),), stopped=stopped).tools_ran is ran

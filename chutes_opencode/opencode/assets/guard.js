@@ -11,8 +11,11 @@ const log = new URL("./guard.jsonl", import.meta.url)
 const BODY_CHARS = 65536
 const BODY_MS = 2000
 const PATIENCE_S = 5 // a longer Retry-After is left to our own policy, which can be told to wait
-const FINISHED = new Set(["stop", "tool_calls", "function_call", "length", "content_filter"])
+const FINISHED = new Set(["stop", "tool_calls", "function_call", "length", "content_filter", "unread"])
 const KEPT = /^(retry-after|retry-after-ms|x-request-id|x-chutes-|x-ratelimit-|date$)/
+
+const native = typeof spec.nativeRoot === "string"
+const ending = spec.finish && new RegExp(spec.finish.pattern)
 
 const secret = process.env[spec.keyVariable]
 // opencode has read its config by now; the shell commands of its agent need not see the key.
@@ -69,18 +72,20 @@ function waitAsked(headers) {
 // Reads a copy of the stream for what the verdict needs: usage, finish reason, served model.
 async function follow(id, session, response) {
   const seen = { chars: 0 }
+  const take = native ? noticeNative : notice
   const decoder = new TextDecoder()
   let rest = ""
   try {
     for await (const chunk of response.clone().body) {
       const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n")
       rest = lines.pop()
-      lines.forEach((line) => notice(seen, line))
+      lines.forEach((line) => take(seen, line))
     }
-    notice(seen, rest)
+    take(seen, rest)
   } catch (error) {
     seen.error = `${error.name}: ${error.message}`
   }
+  if (native && !ending) seen.finish = "unread"
   if (!FINISHED.has(seen.finish)) broken.add(session)
   record({ id, kind: "end", ...seen })
 }
@@ -104,22 +109,47 @@ function notice(seen, line) {
     seen.chars += (typeof value === "string" ? value : JSON.stringify(value) ?? "").length
 }
 
+// A native stream is not read but for how it ends; tokens are told by opencode's transcript.
+function noticeNative(seen, line) {
+  if (!ending) return
+  if (line.includes(spec.finish.tool)) seen.tool = true
+  const word = line.match(ending)?.[1]
+  if (word) seen.finish = spec.finish.words[word] ?? word
+  if (word && seen.tool && seen.finish === "stop") seen.finish = "tool_calls"
+  if (/^data:\s*\{"(type":\s*"error|error)"/.test(line)) seen.error ??= line.slice(5, BODY_CHARS).trim()
+}
+
+// What opencode adds for some model names (temperature, top_p, reasoning_effort, …) and the caller
+// did not ask for goes; what the caller adds to a native body comes in.
+function asked(body) {
+  for (const key of Object.keys(body)) if (spec.bodyKeys?.includes(key) === false) delete body[key]
+  return Object.assign(body, spec.extraBody)
+}
+
+function toolNames(body) {
+  const declared = (tool) => tool.functionDeclarations?.map((each) => each.name)
+  const tools = Array.isArray(body.tools) ? body.tools : []
+  return tools.flatMap((tool) => tool.function?.name ?? tool.name ?? declared(tool) ?? "")
+}
+
 async function exchange(send, init) {
   const id = ++requests
   const headers = new Headers(init?.headers)
-  const body = JSON.parse(init.body)
-  const tools = (body.tools ?? []).map((tool) => tool.function?.name ?? "")
+  const body = typeof init?.body === "string" ? asked(JSON.parse(init.body)) : {}
+  const sent = typeof init?.body === "string" ? JSON.stringify(body) : init?.body
+  const tools = toolNames(body)
   const parent = headers.get("x-parent-session-id")
   const session = headers.get("x-session-id")
-  record({ id, kind: "request", model: body.model, session, parent, tools, size: init.body.length })
+  record({ id, kind: "request", model: body.model, session, parent, tools, size: sent?.length, native })
   // A sub-agent's end lets its parent go on, but a session of its own must not repeat itself.
   if (broken.has(session)) return refuse(id, "the stream broke off")
   if (id > spec.maxRequests) return refuse(id, "max_requests")
-  const missing = parent ? undefined : missingToolServer(tools)
+  const blind = native && !ending // the names of its tools could not be found
+  const missing = parent || blind ? undefined : missingToolServer(tools)
   if (missing !== undefined) return refuse(id, `tool server ${missing}`)
   let response
   try {
-    response = await send()
+    response = await send(sent)
   } catch (error) {
     record({ id, kind: "response", error: `${error.name}: ${error.message}` })
     const refusal = error.name === "AbortError" ? null : failed(id, 0)
@@ -131,7 +161,7 @@ async function exchange(send, init) {
 
 async function judge(id, session, response) {
   const type = response.headers.get("content-type") ?? ""
-  const streaming = response.ok && type.includes("text/event-stream")
+  const streaming = response.ok && isStream(type)
   const kept = Object.fromEntries([...response.headers].filter(([name]) => KEPT.test(name)))
   const text = streaming ? undefined : await beginning(response)
   record({ id, kind: "response", status: response.status, type, headers: kept, body: text })
@@ -144,15 +174,31 @@ async function judge(id, session, response) {
   return failed(id, waitAsked(response.headers)) ?? response
 }
 
+function isStream(type) {
+  return native && !ending ? !/json|html/.test(type) : type.includes("text/event-stream")
+}
+
+function isModelRequest(url, init) {
+  if (native) return url.startsWith(spec.nativeRoot) && init?.method === "POST"
+  return url === spec.completionsUrl && typeof init?.body === "string"
+}
+
 export const Guard = async () => {
   const original = globalThis.fetch
   const guarded = async (input, init) => {
     const url = typeof input === "string" ? input : (input.url ?? String(input))
-    const model = url === spec.completionsUrl && typeof init?.body === "string"
-    return model ? await exchange(() => original(input, init), init) : await original(input, init)
+    if (!isModelRequest(url, init)) return await original(input, init)
+    return await exchange((body) => original(input, { ...init, body }), init)
   }
   globalThis.fetch = Object.assign(guarded, original)
   return {
+    // A native package takes sampling values only here, before it builds its body.
+    "chat.params": async (_input, output) => {
+      if (!native) return
+      const { temperature, topP } = spec.sampling
+      Object.assign(output, { temperature: temperature ?? undefined, topP: topP ?? undefined, topK: undefined })
+      for (const name of spec.dropped) delete output.options[name]
+    },
     // The environment block (folder, date, model) that no setting of opencode removes.
     "experimental.chat.system.transform": async (_input, output) => {
       const own = spec.system !== null && output.system.join("\n").startsWith(spec.system)

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pytest
 
-from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.engines import run as run_module
 from chutes_opencode.engines.base import Evidence
 from chutes_opencode.engines.run import RunEngine
@@ -108,7 +108,7 @@ class Stage:
         self.events: list[Event] = []
         self.engine = RunEngine(
             binary=Binary(Path("/opt/opencode"), "1.18.33"),
-            target=lambda: Target(PROVIDERS["chutes"], "http://127.0.0.1:1/v1"),
+            target=lambda: Target(find_provider("chutes"), "http://127.0.0.1:1/v1"),
             key=lambda: KEY,
             inherited={"PATH": "/bin"},
             temp_root=self.temp,

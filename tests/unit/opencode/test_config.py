@@ -11,26 +11,25 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chutes_opencode.catalog.models import Model, Price
-from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.errors import ConfigurationError, InvalidRequestError
 from chutes_opencode.opencode.config import (
-    DEFAULT_CONTEXT_LENGTH,
-    DEFAULT_OUTPUT_LENGTH,
     KEY_VARIABLE,
     RESERVED_BODY_KEYS,
     Target,
     body_options,
     build_config,
-    context_length,
+    caller_keys,
     key_placeholder,
     output_ceiling,
-    output_length,
     render_config,
 )
+from chutes_opencode.opencode.models import DEFAULT_OUTPUT_LENGTH, model_entry
 from chutes_opencode.request import McpServer, Params, PromptRequest
 
 URL = "http://127.0.0.1:8000/v1"
-TARGET = Target(PROVIDERS["chutes"], URL)
+CHUTES = find_provider("chutes")
+TARGET = Target(CHUTES, URL)
 PLUGIN = Path("/work space/guard.js")
 REFERENCE = f"{{env:{KEY_VARIABLE}}}"
 
@@ -39,7 +38,7 @@ def config(request: PromptRequest, target: Target = TARGET) -> dict[str, Any]:
     return build_config(request, target, plugin=PLUGIN, key="key-1")
 
 
-def model_entry(request: PromptRequest, target: Target = TARGET) -> dict[str, Any]:
+def model_entry_of(request: PromptRequest, target: Target = TARGET) -> dict[str, Any]:
     entry: dict[str, Any] = config(request, target)["provider"]["chutes"]["models"][request.model]
     return entry
 
@@ -98,7 +97,7 @@ requests = st.builds(
 def test_nothing_is_expanded_but_the_reference_to_the_key(
     request: PromptRequest, base_url: str, listed: list[str]
 ) -> None:
-    target = Target(PROVIDERS["chutes"], base_url, tuple(Model(name) for name in listed))
+    target = Target(CHUTES, base_url, tuple(Model(name) for name in listed))
     key = key_placeholder()
     made = build_config(request, target, plugin=PLUGIN, key=key)
 
@@ -162,68 +161,57 @@ def test_a_rules_file_is_an_instruction() -> None:
 
 # --- models ----------------------------------------------------------------------------------
 
-SEER = Model("seer", 1000, 300, Price(1.0, 2.0, 0.5), ("text", "image", "smell"), ("reasoning",))
+SEER = Model("seer", 1000, 300, Price(1.0, 2.0, 0.5), ("text", "image"), ("tools", "reasoning"))
 
 
-def test_a_listed_model_keeps_what_is_known_of_it() -> None:
-    target = Target(PROVIDERS["chutes"], URL, (SEER, Model("other", price=Price(1.0, 2.0))))
+def test_every_listed_model_goes_in_beside_the_one_asked_for() -> None:
+    listed = (SEER, Model("a/b/c/d"), Model("x,y"), Model("chutes/odd"), Model("org/m:latency"))
 
-    assert model_entry(PromptRequest("", "seer"), target) == {
-        "name": "seer",
-        "limit": {"context": 1000, "output": 300},
-        "tool_call": True,
-        "reasoning": True,
-        "attachment": True,
-        "modalities": {"input": ["text", "image"], "output": ["text"]},
-        "temperature": False,
-        "cost": {"input": 1.0, "output": 2.0, "cache_read": 0.5},
-    }
-    assert model_entry(PromptRequest("", "other"), target)["cost"] == {"input": 1.0, "output": 2.0}
+    models = config(PromptRequest("", "new"), Target(CHUTES, URL, listed))["provider"]["chutes"]
+
+    assert list(models["models"]) == [*(model.id for model in listed), "new"]
+    assert models["models"]["seer"] == model_entry(SEER)
+    assert models["models"]["new"] == model_entry(Model("new"))
 
 
-def test_a_model_that_is_not_listed_is_added() -> None:
-    target = Target(PROVIDERS["chutes"], URL, (SEER,))
-
-    models = config(PromptRequest("", "new"), target)["provider"]["chutes"]["models"]
-
-    assert set(models) == {"seer", "new"}
-    assert models["new"]["limit"] == {
-        "context": DEFAULT_CONTEXT_LENGTH,
-        "output": DEFAULT_OUTPUT_LENGTH,
-    }
-    assert models["new"]["attachment"] is False
-    assert "cost" not in models["new"]
+EYES = Model("Org/Eyes", 64_000, 9000, input_modalities=("text", "image"))
+MIND = Model("Org/Mind-TEE", 32_000, 10_000, features=("reasoning",))
 
 
 @pytest.mark.parametrize(
-    ("context", "output", "limit"),
+    ("asked", "context", "output", "inputs"),
     [
-        pytest.param(1000, 300, 300, id="told"),
-        pytest.param(1000, 1000, 500, id="the whole context would leave no room"),
-        pytest.param(None, 8000, 8000, id="context untold"),
-        pytest.param(100_000, None, DEFAULT_OUTPUT_LENGTH, id="output untold"),
-        pytest.param(1000, None, 500, id="a small context"),
-        pytest.param(None, None, DEFAULT_OUTPUT_LENGTH, id="nothing told"),
+        ("Org/Eyes", 64_000, 9000, ["text", "image"]),
+        ("Org/Eyes:latency", 64_000, 9000, ["text", "image"]),
+        ("Org/Mind", 32_000, 10_000, ["text"]),
+        ("Org/Eyes,Org/Mind-TEE", 32_000, 9000, ["text"]),
+        ("Org/Mind:throughput,chutes/Org/Eyes", 32_000, 9000, ["text"]),
     ],
 )
-def test_the_output_limit_leaves_room_for_input(
-    context: int | None, output: int | None, limit: int
+def test_what_a_model_string_means_holds_for_it_as_it_is_written(
+    asked: str, context: int, output: int, inputs: list[str]
 ) -> None:
-    assert output_length(Model("m", context, output)) == limit
+    entry = model_entry_of(PromptRequest("p", asked), Target(CHUTES, URL, (EYES, MIND)))
+
+    assert entry["limit"] == {"context": context, "output": output}
+    assert entry["modalities"]["input"] == inputs
 
 
-def test_an_untold_context_is_taken_cautiously() -> None:
-    assert context_length(Model("m")) == DEFAULT_CONTEXT_LENGTH
-    assert context_length(Model("m", 5)) == 5
+def test_a_reading_that_the_provider_does_not_know_is_none() -> None:
+    plain = CHUTES.model_copy(update={"quirks": frozenset()})
+
+    entry = model_entry_of(PromptRequest("p", "Org/Eyes:latency"), Target(plain, URL, (EYES,)))
+
+    assert entry == model_entry(Model("Org/Eyes:latency"))
 
 
-def test_a_model_without_known_modalities_takes_text() -> None:
-    target = Target(PROVIDERS["chutes"], URL, (Model("m", input_modalities=("smell",)),))
+def test_a_local_servers_models_get_the_limits_in_their_names() -> None:
+    target = Target(find_provider("ollama"), URL, (Model("llama-128k"),))
 
-    entry = model_entry(PromptRequest("", "m"), target)
+    made = config(PromptRequest("", "new"), target)["provider"]["ollama"]["models"]
 
-    assert entry["modalities"]["input"] == ["text"]
-    assert entry["attachment"] is False
+    assert made["llama-128k"]["limit"]["context"] == 131_072
+    assert made["new"]["limit"]["context"] == 32_768
 
 
 @pytest.mark.parametrize(
@@ -241,14 +229,31 @@ def test_opencodes_ceiling_is_lifted_to_the_largest_limit(
 ) -> None:
     request = PromptRequest("", "a", params=Params(max_tokens=max_tokens))
 
-    assert output_ceiling(request, Target(PROVIDERS["chutes"], URL, models)) == ceiling
+    assert output_ceiling(request, Target(CHUTES, URL, models)) == ceiling
+
+
+def test_a_native_provider_is_written_with_its_own_package() -> None:
+    target = Target(find_provider("anthropic"), URL)
+    params = Params(temperature=0.5, extra_body={"top_k": 5})
+
+    made = config(PromptRequest("", "claude", params=params), target)["provider"]["anthropic"]
+
+    assert made["npm"] == "@ai-sdk/anthropic"
+    assert made["options"] == {"baseURL": URL, "apiKey": "key-1"}
+    assert "options" not in made["models"]["claude"]
+
+
+def test_a_run_without_a_guard_has_no_plugin() -> None:
+    made = build_config(PromptRequest("", "m"), TARGET, plugin=None, key="key-1")
+
+    assert made["plugin"] == []
 
 
 # --- parameters --------------------------------------------------------------------------------
 
 
 def test_max_tokens_is_the_requested_models_output_limit() -> None:
-    target = Target(PROVIDERS["chutes"], URL, (SEER, Model("other", 1000, 300)))
+    target = Target(CHUTES, URL, (SEER, Model("other", 1000, 300)))
 
     made = config(PromptRequest("", "seer", params=Params(max_tokens=77)), target)
 
@@ -275,7 +280,7 @@ def test_max_tokens_is_the_requested_models_output_limit() -> None:
 )
 def test_parameters_become_keys_of_the_body(params: Params, options: dict[str, Any]) -> None:
     assert body_options(params) == options
-    assert model_entry(PromptRequest("", "m", params=params)).get("options", {}) == options
+    assert model_entry_of(PromptRequest("", "m", params=params)).get("options", {}) == options
 
 
 @pytest.mark.parametrize("key", sorted(RESERVED_BODY_KEYS))
@@ -290,16 +295,23 @@ def test_an_extra_body_that_is_no_json_is_refused(value: object) -> None:
         body_options(Params(extra_body={"x": value}))
 
 
-@pytest.mark.parametrize("asked", ["Org/Eyes:latency", "Org/Eyes,Org/Other", "Org/Eyes"])
-def test_a_models_limits_hold_under_each_of_its_spellings(asked: str) -> None:
-    eyes = Model(
-        "Org/Eyes",
-        context_length=64_000,
-        max_output_length=9000,
-        input_modalities=("text", "image"),
-    )
+@pytest.mark.parametrize(
+    ("params", "keys"),
+    [
+        (Params(), set()),
+        (Params(max_tokens=5), set()),
+        (Params(temperature=0.0, top_p=0.5, stop="x"), {"temperature", "top_p", "stop"}),
+        (Params(reasoning_effort="low"), {"reasoning_effort"}),
+        (Params(extra_body={"top_k": 5, "textVerbosity": "low"}), {"top_k", "verbosity"}),
+    ],
+)
+def test_the_callers_keys_are_told_as_they_stand_in_the_body(
+    params: Params, keys: set[str]
+) -> None:
+    assert caller_keys(PromptRequest("", "m", params=params)) == frozenset(keys)
 
-    entry = model_entry(PromptRequest("p", asked), Target(PROVIDERS["chutes"], URL, (eyes,)))
 
-    assert entry["limit"] == {"context": 64_000, "output": 9000}
-    assert entry["modalities"]["input"] == ["text", "image"]
+@pytest.mark.parametrize("words", [("--variant", "high"), ("--thinking", "--variant=high")])
+def test_with_a_variant_only_opencode_knows_what_was_asked_for(words: tuple[str, ...]) -> None:
+    assert caller_keys(PromptRequest("", "m", extra_cli_args=words)) is None
+    assert caller_keys(PromptRequest("", "m", extra_cli_args=("--variants",))) == frozenset()

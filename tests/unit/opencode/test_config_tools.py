@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.opencode.config import (
     Target,
@@ -22,7 +22,7 @@ WEB = McpServer("web", url="http://host:1/mcp")
 
 
 def written(*servers: McpServer) -> dict[str, Any]:
-    target = Target(PROVIDERS["chutes"], "http://127.0.0.1:8000/v1")
+    target = Target(find_provider("chutes"), "http://127.0.0.1:8000/v1")
     request = PromptRequest("", "m", tools=servers)
     config = build_config(request, target, plugin=Path("/guard.js"), key="key-1")
     mcp: dict[str, Any] = config["mcp"]

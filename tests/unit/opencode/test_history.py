@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.opencode.history import import_document
 from chutes_opencode.opencode.transcript import transcript_from_export
 from chutes_opencode.request import ChatMessage, PromptRequest
@@ -26,7 +26,7 @@ CHAT = (
 
 def document(history: tuple[ChatMessage, ...] = CHAT, now_ms: int | None = NOW) -> dict[str, Any]:
     request = PromptRequest("next", "Org/Model", agent_name="boss", history=history)
-    return import_document(request, PROVIDERS["chutes"], Path("/project/dir"), now_ms=now_ms)
+    return import_document(request, find_provider("chutes"), Path("/project/dir"), now_ms=now_ms)
 
 
 def test_the_history_reads_back_as_an_export_of_the_same_chat() -> None:

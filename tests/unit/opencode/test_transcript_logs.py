@@ -200,6 +200,15 @@ def test_a_stream_that_died_is_estimated_at_four_characters_a_token(
     assert exchange.usage == Usage(*estimate, num_requests=1, estimated=True)
 
 
+@pytest.mark.parametrize("end", [{"finish": "stop"}, {"finish": "unread"}, {}])
+def test_of_a_native_stream_only_opencode_knows_the_tokens(end: dict[str, Any]) -> None:
+    ended = {"id": 1, "kind": "end", "time": 102.0, "chars": 0} | end
+
+    (exchange,) = read(REQUEST | {"native": True}, STREAM, ended)
+
+    assert (exchange.usage, exchange.finish_reason) == (None, end.get("finish"))
+
+
 def test_the_error_of_a_stream_is_kept() -> None:
     (exchange,) = read(REQUEST, STREAM, END | {"finish": None, "error": '{"error": "boom"}'})
 
