@@ -44,19 +44,29 @@ _IDENTITY = re.compile(r"\s*(name|email)\s*=\s*(.*)", re.IGNORECASE)
 _VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|([^"#;]+)')
 
 
+def is_passed_on(name: str) -> bool:
+    """Tell whether a variable of the caller's reaches opencode and its agent's tools."""
+    return name in PASSED or name.startswith(PASSED_PREFIXES) or name.upper() in PROXIES
+
+
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables to pass on.
 
     `NO_PROXY` and `no_proxy` always hold the loopback addresses: with a proxy set, opencode sends
     it even its calls to 127.0.0.1, prompts included.
     """
-    passed = {
-        name: value
-        for name, value in environ.items()
-        if name in PASSED or name.startswith(PASSED_PREFIXES) or name.upper() in PROXIES
-    }
+    passed = {name: value for name, value in environ.items() if is_passed_on(name)}
     no_proxy = _no_proxy(environ)
     return passed | {"NO_PROXY": no_proxy, "no_proxy": no_proxy} | _git_variables(environ)
+
+
+def without_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return all variables but our own, opencode's, and those that hold a model provider's key."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("CHUTES_", "OPENCODE_")) and not name.endswith("_API_KEY")
+    }
 
 
 def _no_proxy(environ: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chutes_opencode.errors import (
     AuthenticationError,
@@ -67,6 +67,10 @@ class ProviderPatterns:
     reset_fields: tuple[str, ...] = ()
     request_id_headers: tuple[str, ...] = ("x-request-id",)
 
+    def preceded_by(self, bodies: tuple[BodyPattern, ...]) -> ProviderPatterns:
+        """Return these with further bodies, which win over those here."""
+        return replace(self, bodies=(*bodies, *self.bodies))
+
 
 _OVERFLOW = (400, 413, 422)
 
@@ -98,6 +102,11 @@ OPENAI_BODIES = (
 )
 """Bodies in the shape of OpenAI's API, which most providers and engines share."""
 
+OPENAI_PATTERNS = ProviderPatterns(
+    bodies=OPENAI_BODIES, request_id_headers=("x-request-id", "request-id")
+)
+"""A provider of which nothing else is known."""
+
 CHUTES_PATTERNS = ProviderPatterns(
     bodies=(
         BodyPattern((429,), r"^Free models limit reached for today", BillingError, True),
@@ -120,7 +129,7 @@ CHUTES_PATTERNS = ProviderPatterns(
     reset_fields=("quota_reset_timestamp", "reset_at"),
     request_id_headers=("x-request-id", "x-chutes-invocationid"),
 )
-"""The Chutes API (the provider registry will hold these)."""
+"""The Chutes API: of every provider with the quirk `chutes_errors`."""
 
 OPENCODE_NAMES: Mapping[str, ErrorClass] = {
     "ProviderAuthError": AuthenticationError,

@@ -8,9 +8,12 @@
 3. the project's `chutes-opencode.toml` in the current folder,
 4. the user's `config.toml` in the platform's config folder (`~/.config/chutes-opencode` on Linux;
    `CHUTES_OPENCODE_HOME` does not move it),
-5. the key, and only the key, that OpenCode itself has stored for Chutes; never sent to another
-   host than Chutes or this machine,
+5. the key, and only the key, that OpenCode itself has stored for the provider; never sent to
+   another host than the provider's or this machine,
 6. defaults.
+
+That is for Chutes. `Settings.for_provider` gives those of another provider: its URL and key come
+from its own entry and variables, and a key of Chutes never goes there.
 
 Files take the field names as they are or in camelCase, and `api_token_file`, the path of a file
 that holds the key. Relative paths in a file start at that file's folder.
@@ -19,59 +22,50 @@ that holds the key. Relative paths in a file start at that file's folder.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from chutes_opencode.addresses import is_loopback, normalise_url, same_host, server_root
-from chutes_opencode.child_environment import child_environment
-from chutes_opencode.errors import AuthenticationError, ConfigurationError
+from chutes_opencode.addresses import is_loopback, same_host, server_root
+from chutes_opencode.child_environment import child_environment, without_keys
+from chutes_opencode.credentials import (
+    BUILT_IN,
+    CHUTES,
+    CHUTES_MANAGEMENT_URL,
+    CHUTES_URL,
+    Endpoint,
+    Url,
+    checked_token,
+    endpoint_layer,
+    is_stored,
+    missing_url,
+    refuse_leaks,
+    stored_token,
+)
+from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.masking import register_secret
+from chutes_opencode.settings_fields import (
+    Count,
+    Interval,
+    Lower,
+    Seconds,
+    Text,
+    Token,
+    Words,
+    describe_flaws,
+)
 from chutes_opencode.settings_sources import (
+    APP,
     Layer,
     argument_layer,
+    default_layer,
     environment_layer,
     file_layer,
     platform_folder,
-    stored_token,
     with_token_read,
 )
-
-APP = "chutes-opencode"
-CHUTES_URL = "https://llm.chutes.ai/v1"
-CHUTES_MANAGEMENT_URL = "https://api.chutes.ai"
-MIN_TOKEN_LENGTH = 8
-
-
-def _number(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("should be a number")
-    return value
-
-
-def _wildcards(value: object) -> object:
-    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _url(value: object) -> object:
-    return normalise_url(value) if isinstance(value, str) else value
-
-
-def _stripped_secret(value: object) -> object:
-    secret = value.get_secret_value() if isinstance(value, SecretStr) else value
-    return (secret.strip() or None) if isinstance(secret, str) else value
-
-
-Url = Annotated[str, BeforeValidator(_url)]
-Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Interval = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Text = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
-Token = Annotated[SecretStr | None, BeforeValidator(_stripped_secret)]
-Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 
 
 class Settings(BaseModel):
@@ -95,8 +89,12 @@ class Settings(BaseModel):
     home: Path = Field(description="Root of the cache, state, sessions and installed opencode.")
     temp_dir: Path = Field(description="Folder in which each run makes its private workspace.")
     default_model: Text = Field(None, description="The model of calls that name none.")
-    model_filter: Annotated[tuple[str, ...], BeforeValidator(_wildcards)] = Field(
-        (), description="Wildcards of the model ids to offer; empty: all."
+    model_filter: Words = Field((), description="Wildcards of the model ids to offer; empty: all.")
+    extra_models: Words = Field(
+        (), description="Names that are models though no list has them, such as saved aliases."
+    )
+    providers_file: Path | None = Field(
+        None, description="The file that adds providers; None: the user's and the project's."
     )
     auto_refresh: bool = Field(True, description="Fetch the model list again when it is old.")
     refresh_interval: Interval = Field(3600.0, description="Age in seconds at which it is old.")
@@ -117,6 +115,9 @@ class Settings(BaseModel):
     )
     sources: dict[str, str] = Field(
         default_factory=dict, repr=False, description="Where each field's value comes from."
+    )
+    endpoint: Endpoint = Field(
+        CHUTES, exclude=True, repr=False, description="Whose URL and key these are."
     )
 
     def model_post_init(self, _context: object) -> None:
@@ -139,20 +140,22 @@ class Settings(BaseModel):
         """Whether `base_url` is on this machine."""
         return is_loopback(self.base_url)
 
-    def require_token(self) -> str:
-        """Return the key.
+    def key_or_none(self) -> str | None:
+        """Return the key, None if there is none and none is needed.
 
         Raises:
             AuthenticationError: There is none, or it cannot be one; the message never shows it.
         """
-        if self.api_token is None:
-            raise AuthenticationError(raw_message="no Chutes API key is set")
-        token = self.api_token.get_secret_value()
-        flaw = token_flaw(token)
-        if flaw:
-            source = self.sources.get("api_token", "argument")
-            raise AuthenticationError(raw_message=f"the API key from {source} {flaw}")
-        return token
+        token = None if self.api_token is None else self.api_token.get_secret_value()
+        return checked_token(token, self.endpoint, self._source("api_token"))
+
+    def require_token(self) -> str:
+        """Return the key, "" if there is none and none is needed.
+
+        Raises:
+            AuthenticationError: As `key_or_none` does.
+        """
+        return self.key_or_none() or ""
 
     def overridden(self, **values: Any) -> Settings:
         """Return these settings with some fields set by an argument.
@@ -160,13 +163,56 @@ class Settings(BaseModel):
         Raises:
             ConfigurationError: A value that cannot be.
         """
-        kept = {name: (getattr(self, name), self.sources.get(name, "argument")) for name in FIELDS}
+        kept = self._layer()
         if "base_url" in values:
-            del kept["management_url"]  # it belonged to the old one
+            kept.pop("management_url")  # it belonged to the old one
+            if is_stored(kept["api_token"][1]):
+                kept.pop("api_token")  # so did opencode's own key
         given = {name: (value, "argument") for name, value in values.items()}
-        settings = _with_management_url(_validated(kept | given))
-        _refuse_leaks(settings)
-        return settings
+        return _refusing_leaks(_with_management_url(_validated(kept | given, self.endpoint)))
+
+    def for_provider(
+        self,
+        provider: Endpoint,
+        *,
+        base_url: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Settings:
+        """Return these settings with the URL and key of a provider.
+
+        What was an argument stays; the rest is looked for in the provider's own variables, in its
+        entry and (the key) in opencode's store. Of the same provider, what is set stays.
+
+        Args:
+            provider: Its entry in the registry.
+            base_url: Its URL, as an argument.
+            environ: The environment; None: this process's.
+            cwd: Where the project file is looked for; None: the current folder.
+
+        Raises:
+            ConfigurationError: It has no URL, or the key would be shown to the network.
+        """
+        environ = os.environ if environ is None else environ
+        said = self._said()
+        if provider.id != self.endpoint.id:
+            said = {name: given for name, given in said.items() if given[1] == "argument"}
+            if provider.id == CHUTES.id:
+                said = load_settings(environ=environ, cwd=cwd)._said() | said
+        if base_url is not None:
+            said = said | {"base_url": (base_url, "argument")}
+            said.pop("management_url", None)  # it belonged to the old one
+        others = {name: given for name, given in self._layer().items() if name not in OWN_FIELDS}
+        return _completed(others | endpoint_layer(provider, environ) | said, provider, environ)
+
+    def provider_files(
+        self, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> tuple[Path, ...]:
+        """Return the files that add providers, the weakest first; those that are there."""
+        if self.providers_file is not None:
+            return (self.providers_file,)
+        usual = (user_file(environ).with_name("providers.toml"), project_providers_file(cwd))
+        return tuple(path for path in usual if path.exists())
 
     def with_fresh_token(
         self, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -175,29 +221,41 @@ class Settings(BaseModel):
 
         A key that was an argument stays, but for a pickle, which has lost it.
         """
-        if self.api_token is not None and self.sources.get("api_token", "argument") == "argument":
+        if self.api_token is not None and self._source("api_token") == "argument":
             return self
-        fresh = load_settings(environ=environ, cwd=cwd, base_url=self.base_url)
+        environ = os.environ if environ is None else environ
+        fresh: Settings = self.model_copy(update={"api_token": None})
+        if self.endpoint.id == CHUTES.id:
+            fresh = load_settings(environ=environ, cwd=cwd, base_url=self.base_url)
+        fresh = fresh.for_provider(self.endpoint, base_url=self.base_url, environ=environ, cwd=cwd)
         source = fresh.sources["api_token"]
         update = {"api_token": fresh.api_token, "sources": {**self.sources, "api_token": source}}
         return self.model_copy(update=update)
 
+    def _layer(self) -> Layer:
+        return {name: (getattr(self, name), self._source(name)) for name in FIELDS}
 
-FIELDS = tuple(name for name in Settings.model_fields if name != "sources")
+    def _source(self, name: str) -> str:
+        return self.sources.get(name, "argument" if name in self.model_fields_set else "default")
+
+    def _said(self) -> Layer:
+        """Return the provider's own fields, but for those that follow from its entry."""
+        follows = ("default", FROM_BASE_URL, self.endpoint.source)
+        return {
+            name: (value, source)
+            for name, (value, source) in self._layer().items()
+            if name in OWN_FIELDS and value is not None
+            if source not in follows and not is_stored(source)
+        }
+
+
+FIELDS = tuple(name for name in Settings.model_fields if name not in ("sources", "endpoint"))
 """The names of all settings, in the order in which they are shown."""
 
+OWN_FIELDS = ("api_token", "base_url", "management_url")
+"""The fields that belong to one provider."""
 
-def token_flaw(token: str) -> str:
-    """Tell what makes `token` impossible as a key, without showing it; empty: nothing."""
-    if re.search(r"\s", token):
-        return "has white space inside"
-    if not token.isascii():
-        return "has characters that are not ASCII"
-    if not token.isprintable():
-        return "has control characters"
-    if len(token) < MIN_TOKEN_LENGTH:
-        return f"is shorter than {MIN_TOKEN_LENGTH} characters"
-    return ""
+FROM_BASE_URL = "default (from base_url)"
 
 
 def load_settings(
@@ -207,7 +265,7 @@ def load_settings(
 
     Args:
         environ: The environment; None: this process's.
-        cwd: Where the project file is looked for; None: the current folder.
+        cwd: Where the project file is; None: the current folder.
         overrides: Fields of `Settings`; None leaves a field to the other sources.
 
     Raises:
@@ -221,12 +279,10 @@ def load_settings(
         file_layer(project_file(cwd), FIELDS, environ),
         file_layer(user_file(environ), FIELDS, environ),
     )
-    merged = _default_layer(environ)
+    merged = default_layer(environ)
     for layer in reversed(layers):
         merged.update(layer)
-    settings = _with_stored_token(_with_management_url(_validated(merged)), environ)
-    _refuse_leaks(settings)
-    return settings
+    return _completed(merged, CHUTES, environ)
 
 
 def check_file(path: Path, *, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -242,7 +298,7 @@ def check_file(path: Path, *, environ: Mapping[str, str] | None = None) -> tuple
     if not path.exists():
         raise ConfigurationError(raw_message=f"{path}: no such file")
     layer = file_layer(path, FIELDS, environ)
-    _validated(_default_layer(environ) | layer)
+    _validated(default_layer(environ) | layer, CHUTES)
     return tuple(layer)
 
 
@@ -262,38 +318,55 @@ def project_file(cwd: Path | None = None) -> Path:
     return (cwd or Path.cwd()) / f"{APP}.toml"
 
 
+def project_providers_file(cwd: Path | None = None) -> Path:
+    """Return where the project's file of providers is or would be."""
+    return (cwd or Path.cwd()) / f"{APP}-providers.toml"
+
+
 def user_file(environ: Mapping[str, str] | None = None) -> Path:
     """Return where the user's settings file is or would be."""
     environ = os.environ if environ is None else environ
     return platform_folder(environ, "XDG_CONFIG_HOME", ".config") / APP / "config.toml"
 
 
-def _default_layer(environ: Mapping[str, str]) -> Layer:
-    temp_dir = environ.get("TMPDIR") or "/tmp"
-    source = "environment TMPDIR" if environ.get("TMPDIR") else "default"
-    return {
-        "home": (platform_folder(environ, "XDG_DATA_HOME", ".local/share") / APP, "default"),
-        "temp_dir": (Path(temp_dir).absolute(), source),
-    }
+def _completed(layer: Layer, endpoint: Endpoint, environ: Mapping[str, str]) -> Settings:
+    """Return the settings that a layer makes, with what follows from the endpoint filled in."""
+    if "base_url" not in layer:
+        if endpoint.base_url is None:
+            raise missing_url(endpoint)
+        source = "default" if endpoint.source == BUILT_IN else endpoint.source
+        layer = layer | {"base_url": (endpoint.base_url, source)}
+    if not endpoint.has_management_api:
+        layer = {name: said for name, said in layer.items() if name != "management_url"}
+    settings = _with_management_url(_validated(layer, endpoint))
+    return _refusing_leaks(_with_stored_token(settings, environ))
+
+
+def _refusing_leaks(settings: Settings) -> Settings:
+    urls = {name: getattr(settings, name) for name in ("base_url", "management_url")}
+    refuse_leaks(urls, settings.sources, has_key=settings.api_token is not None)
+    return settings
 
 
 def _with_stored_token(settings: Settings, environ: Mapping[str, str]) -> Settings:
     """Fill in the key of opencode's own store, unless there is one or it is not for that host."""
-    if settings.api_token is not None or not (settings.is_chutes or settings.is_loopback):
+    home = settings.endpoint.base_url
+    is_own = home is not None and same_host(settings.base_url, home)
+    if settings.api_token is not None or not (is_own or settings.is_loopback):
         return settings
-    key, path = stored_token(environ)
+    key, path = stored_token(environ, settings.endpoint.id)
     return _with(settings, "api_token", SecretStr(key), str(path)) if key else settings
 
 
 def _with_management_url(settings: Settings) -> Settings:
     """Fill in the management API that belongs to `base_url`."""
-    if settings.management_url is not None:
+    if settings.management_url is not None or not settings.endpoint.has_management_api:
         return settings
     if settings.is_chutes:
         return _with(settings, "management_url", CHUTES_MANAGEMENT_URL, "default")
     if settings.is_loopback:
         root = server_root(settings.base_url)
-        return _with(settings, "management_url", root, "default (from base_url)")
+        return _with(settings, "management_url", root, FROM_BASE_URL)
     return settings
 
 
@@ -304,57 +377,21 @@ def _with(settings: Settings, name: str, value: object, source: str) -> Settings
     return changed
 
 
-def _refuse_leaks(settings: Settings) -> None:
-    """Refuse addresses that would show the key to the network or to a stranger."""
-    base, management = settings.base_url, settings.management_url
-    for name, url in (("base_url", base), ("management_url", management)):
-        exposed = url is not None and url.startswith("http:") and not is_loopback(url)
-        if exposed and settings.api_token is not None:
-            reason = f"{url} would send the key unencrypted"
-            raise ConfigurationError(
-                raw_message=f"{settings.sources[name]}: {name}: {reason}",
-                hint="Use https://, or http:// to 127.0.0.1 only.",
-            )
-    if management is None or (settings.is_loopback and is_loopback(management)):
-        return
-    if not same_host(management, CHUTES_MANAGEMENT_URL if settings.is_chutes else base):
-        where = settings.sources["management_url"]
-        raise ConfigurationError(
-            raw_message=f"{where}: management_url: {management} does not belong to {base}",
-            hint="Leave management_url out: it follows base_url.",
-        )
-
-
-def _validated(layer: Layer) -> Settings:
+def _validated(layer: Layer, endpoint: Endpoint) -> Settings:
     layer = with_token_read(layer)
     sources = {name: layer[name][1] if name in layer else "default" for name in FIELDS}
     values = {name: value for name, (value, _) in layer.items()}
     try:
-        return Settings(**values, sources=sources)
+        return Settings(**values, sources=sources, endpoint=endpoint)
     except ValidationError as error:
-        raise ConfigurationError(raw_message=_reason(error, values, sources)) from None
-
-
-def _reason(error: ValidationError, values: dict[str, Any], sources: dict[str, str]) -> str:
-    reasons = []
-    for flaw in error.errors(include_url=False, include_context=False):
-        name = str(flaw["loc"][0])
-        text = re.sub(r"^(Input |Value error, )", "", flaw["msg"])
-        secret = name == "api_token" or "@" in str(values[name])
-        shown = "" if secret else f" (it is {values[name]!r:.80})"
-        reasons.append(f"{sources[name]}: {name}: {text}{shown}")
-    return "; ".join(reasons)
+        raise ConfigurationError(raw_message=describe_flaws(error, values, sources)) from None
 
 
 def inherited_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what of the caller's environment an opencode process may have.
-
-    See `child_environment`; no key, none of our settings and no `OPENCODE_*` is part of it.
-    """
+    """Return what of the caller's environment opencode may have; see `child_environment`."""
     return child_environment(os.environ if environ is None else environ)
 
 
 def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment for npm: the caller's (registry, proxy, cache) without our keys."""
-    environ = os.environ if environ is None else environ
-    return {k: v for k, v in environ.items() if not k.startswith(("CHUTES_", "OPENCODE_"))}
+    """Return the environment for npm: the caller's (registry, proxy, cache) without model keys."""
+    return without_keys(os.environ if environ is None else environ)

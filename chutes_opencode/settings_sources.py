@@ -1,19 +1,19 @@
-"""What each source of settings says: arguments, environment, files, OpenCode's credential store.
+"""What each source of settings says: arguments, environment, files.
 
 Everything is given as an argument; who asks in which order is `settings.load_settings`' matter.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chutes_opencode.errors import ConfigurationError
+from chutes_opencode.toml_file import read_toml, snake_case
+
+APP = "chutes-opencode"
 
 Layer = dict[str, tuple[Any, str]]
 """What one source says: field -> (value, where it stands)."""
@@ -21,7 +21,7 @@ Layer = dict[str, tuple[Any, str]]
 TOKEN_FILE = "api_token_file"
 """Accepted beside the fields: the path of a file that holds `api_token`."""
 
-PATH_FIELDS = ("opencode_bin", "home", "temp_dir", TOKEN_FILE)
+PATH_FIELDS = ("opencode_bin", "home", "temp_dir", "providers_file", TOKEN_FILE)
 MAX_TOKEN_FILE_BYTES = 1 << 16
 
 ENVIRONMENT_PREFIX = "CHUTES_OPENCODE_"
@@ -52,6 +52,16 @@ def platform_folder(environ: Mapping[str, str], variable: str, linux: str) -> Pa
     return user_home(environ) / (macos if sys.platform == "darwin" else linux)
 
 
+def default_layer(environ: Mapping[str, str]) -> Layer:
+    """Return the defaults that depend on the machine."""
+    temp_dir = environ.get("TMPDIR") or "/tmp"
+    source = "environment TMPDIR" if environ.get("TMPDIR") else "default"
+    return {
+        "home": (platform_folder(environ, "XDG_DATA_HOME", ".local/share") / APP, "default"),
+        "temp_dir": (Path(temp_dir).absolute(), source),
+    }
+
+
 def argument_layer(
     overrides: Mapping[str, Any], fields: Sequence[str], environ: Mapping[str, str], cwd: Path
 ) -> Layer:
@@ -79,43 +89,20 @@ def environment_layer(fields: Sequence[str], environ: Mapping[str, str], cwd: Pa
 
 def file_layer(path: Path, fields: Sequence[str], environ: Mapping[str, str]) -> Layer:
     """Read a settings file; one that does not exist says nothing."""
-    text = _read(path)
     layer: Layer = {}
-    for key, value in _parse(path, text).items():
-        where = f"{path}:{_line_of(key, text)}"
-        name = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", key).lower()
+    try:
+        file = read_toml(path)
+    except FileNotFoundError:
+        return layer
+    for key, value in file.values.items():
+        where = file.place(key)
+        name = snake_case(key)
         if name not in (*fields, TOKEN_FILE):
             raise ConfigurationError(raw_message=f"{where}: {key}: {_unknown(name, fields)}")
         if name in layer:
             raise ConfigurationError(raw_message=f"{where}: {key}: set twice in this file")
         layer[name] = (_absolute(name, value, path.absolute().parent, environ), where)
     return _with_token_file(layer)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise ConfigurationError(raw_message=f"{path}: cannot be read: {reason}") from None
-
-
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r"at line (\d+)", str(error))
-        line = found[1] if found else max(1, len(text.splitlines()))
-        # `from None`: newer Pythons keep the whole file, key included, in that error.
-        raise ConfigurationError(raw_message=f"{path}:{line}: not TOML: {error}") from None
-
-
-def _line_of(key: str, text: str) -> int:
-    pattern = re.compile(rf"\s*[\[\"']*{re.escape(key)}[\"'\]]*\s*(=|\.|$)")
-    lines = text.splitlines()
-    return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 1)
 
 
 def _unknown(name: str, fields: Sequence[str]) -> str:
@@ -154,17 +141,3 @@ def with_token_read(layer: Layer) -> Layer:
         reason = f"{TOKEN_FILE}: {path}: {getattr(error, 'strerror', error)}"
         raise ConfigurationError(raw_message=f"{source}: {reason}") from None
     return layer | {"api_token": (token, f"{source} ({path})")}
-
-
-def stored_token(environ: Mapping[str, str]) -> tuple[str, Path]:
-    """Return the key that `opencode auth login` stored for Chutes, "" if none, and the store.
-
-    The store belongs to opencode: what is not of the known form is no key, and no error.
-    """
-    data = environ.get("XDG_DATA_HOME") or user_home(environ) / ".local/share"
-    path = Path(data, "opencode", "auth.json")
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))["chutes"]
-        return (entry["key"].strip() if entry["type"] == "api" else ""), path
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return "", path

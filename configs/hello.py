@@ -6,7 +6,6 @@ the embedded simulator does, which is free and always says the same.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def where_to_ask() -> Iterator[tuple[Settings, str]]:
     """Yield settings and a model: Chutes where there is a key, else a simulator."""
     settings = load_settings()
     if settings.api_token is not None:
-        model = settings.default_model or asyncio.run(cheapest_model(settings))
+        model = settings.default_model or cheapest_model(settings)
         print(f"A key is set: {model} at {settings.base_url} answers. That costs a little.\n")
         yield settings, model
         return
@@ -58,17 +57,16 @@ def where_to_ask() -> Iterator[tuple[Settings, str]]:
         yield load_settings(base_url=address, api_token=key), SIMULATED_MODEL
 
 
-async def cheapest_model(settings: Settings) -> str:
+def cheapest_model(settings: Settings) -> str:
     """Return the model that asks least for a token in and a token out."""
-    catalog = Catalog(settings.base_url)
-    models = await catalog.models(settings.require_token())
+    models = Catalog(settings=settings).models()
     priced = [
         (model.price.input + model.price.output, model.id)
         for model in models
         if model.price is not None and "text" in model.input_modalities
     ]
     if not priced:
-        reason = "; ".join(catalog.problems) or f"{settings.base_url} lists no model with a price"
+        reason = "; ".join(models.problems) or f"{settings.base_url} lists no model with a price"
         raise ConfigurationError(raw_message=reason, hint="Set CHUTES_OPENCODE_DEFAULT_MODEL.")
     return min(priced)[1]
 

@@ -6,7 +6,12 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-DATA_FILES = ("py.typed", "simulator/data/models.json", "opencode/assets/guard.js")
+DATA_FILES = (
+    "py.typed",
+    "catalog/data/providers.toml",
+    "opencode/assets/guard.js",
+    "simulator/data/models.json",
+)
 
 
 def main(prefix: Path) -> None:

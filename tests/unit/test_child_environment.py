@@ -10,6 +10,7 @@ from chutes_opencode.child_environment import (
     child_environment,
     git_identity,
     parse_git_identity,
+    without_keys,
 )
 
 LOOPBACK = "127.0.0.1,localhost,::1"
@@ -33,6 +34,13 @@ def test_only_the_listed_variables_pass() -> None:
         "NO_PROXY": LOOPBACK,
         "no_proxy": LOOPBACK,
     }
+
+
+def test_an_installer_gets_all_but_our_settings_and_the_keys_of_model_providers() -> None:
+    kept = {"HOME": "/h", "NPM_TOKEN": "n", "npm_config_registry": "http://127.0.0.1:1"}
+    dropped = {"CHUTES_API_TOKEN": "c", "OPENCODE_BIN": "/b", "OPENAI_API_KEY": "sk"}
+
+    assert without_keys(kept | dropped) == kept
 
 
 def test_proxies_pass_in_both_spellings() -> None:

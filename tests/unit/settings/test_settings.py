@@ -39,6 +39,8 @@ def test_defaults(place: Place) -> None:
         "temp_dir": Path("/tmp"),
         "default_model": None,
         "model_filter": (),
+        "extra_models": (),
+        "providers_file": None,
         "auto_refresh": True,
         "refresh_interval": 3600.0,
         "timeout_seconds": 600.0,
