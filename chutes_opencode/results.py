@@ -73,7 +73,10 @@ class Exchange:
         first_byte_s: Seconds until the answer began.
         duration_s: Seconds until it ended.
         request_id: The provider's id.
-        refused: True when our own limit refused it before it was sent.
+        refused: Why we refused it, or ended it, ourselves; None: we did not.
+        cost_usd: US dollars, by the price of the model asked; None if the price is unknown.
+        replayed: Whether the answer came from disk and nothing was asked.
+        attempt: Its number within its model step, 1 for the first.
     """
 
     status: int | None = None
@@ -92,6 +95,9 @@ class Exchange:
     duration_s: float | None = None
     request_id: str | None = None
     refused: str | None = None
+    cost_usd: float | None = None
+    replayed: bool = False
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,259 @@
+"""Limits in dollars: what a request may cost at most, and budgets that prompts share.
+
+A budget is never overdrawn by requests that run at the same time: before a request is sent, an
+upper bound of its cost is reserved; when it has ended, its real cost takes the reservation's place.
+
+=====================================  ==========================================================
+bound <= limit - spent - reserved      reserved, the request may go
+bound <= limit - spent                 it waits until open reservations settle
+otherwise                              `LimitExceededError`: it can never fit
+=====================================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chutes_opencode.errors import ConfigurationError, LimitExceededError
+from chutes_opencode.results import Usage
+
+if TYPE_CHECKING:
+    from chutes_opencode.catalog.models import Price
+
+# What a sum of floating-point dollars may be off by.
+_EPSILON_USD = 1e-9
+_TOKENS = 1_000_000
+
+# One lock for all budgets: a request reserves in several of them or in none.
+_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Give a forked child a free lock: the thread that held the old one is not in it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+def cost_usd(usage: Usage, price: Price) -> float:
+    """Price a usage in US dollars; cached input at the input price where no other is known."""
+    cached = price.input if price.cache_read is None else price.cache_read
+    micro_dollars = (
+        (usage.input + usage.cache_write) * price.input
+        + usage.cache_read * cached
+        + (usage.output + usage.reasoning) * price.output
+    )
+    return micro_dollars / _TOKENS
+
+
+def cost_bound(price: Price, body_bytes: int, max_tokens: int) -> float:
+    """Return what a request costs at most, US dollars.
+
+    No token is shorter than a byte, so the request has at most as many tokens as its body has
+    bytes. (An image that is only named by its URL would be no part of the body; opencode and we
+    send images inside it.)
+
+    Args:
+        price: Of the model.
+        body_bytes: Length of the request's body.
+        max_tokens: Output tokens that it asks for at most.
+    """
+    dearest = max(price.input, price.cache_read or 0.0)
+    return (body_bytes * dearest + max_tokens * price.output) / _TOKENS
+
+
+def require_prices(prices: Mapping[str, Price | None]) -> None:
+    """Refuse a limit in dollars for models whose price nobody knows.
+
+    Args:
+        prices: Each allowed model and its price.
+
+    Raises:
+        ConfigurationError: Names the models without a price.
+    """
+    unknown = [model for model, price in prices.items() if price is None]
+    if unknown:
+        raise ConfigurationError(
+            raw_message=f"a limit in dollars needs the price of {', '.join(unknown)}",
+            hint="Leave the dollar limit out, or use a model whose price the provider lists.",
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reservation:
+    """A part of a budget that is set aside; each is one of its own, whatever its amount.
+
+    Attributes:
+        usd: The amount, US dollars.
+        process: Who will settle it; a forked child's copy of it is never settled.
+    """
+
+    usd: float
+    process: int
+
+
+class Budget:
+    """Dollars that prompts share; safe across threads and event loops.
+
+    Attributes:
+        name: What a `LimitExceededError` calls it.
+        max_cost_usd: The limit, US dollars.
+    """
+
+    def __init__(self, name: str, max_cost_usd: float) -> None:
+        """Start with nothing spent.
+
+        Raises:
+            ConfigurationError: The limit is negative or no number.
+        """
+        if not (math.isfinite(max_cost_usd) and max_cost_usd >= 0):
+            raise ConfigurationError(raw_message=f"{name} must be 0 or more, not {max_cost_usd!r}")
+        self.name = name
+        self.max_cost_usd = max_cost_usd
+        self._spent = 0.0
+        self._open: set[Reservation] = set()
+        self._waiters: dict[object, Callable[[], object]] = {}
+
+    @property
+    def spent(self) -> float:
+        """Dollars that settled requests have cost."""
+        return self._spent
+
+    @property
+    def reserved(self) -> float:
+        """Dollars that are set aside for requests under way."""
+        with _lock:
+            return self._reserved()
+
+    @property
+    def left(self) -> float:
+        """Dollars that are neither spent nor reserved; below 0 when a bound did not hold."""
+        with _lock:
+            return self.max_cost_usd - self._spent - self._reserved()
+
+    def try_reserve(self, usd: float) -> Reservation | None:
+        """Set an amount aside.
+
+        Returns:
+            None: it does not fit now, but may when open reservations have settled.
+
+        Raises:
+            LimitExceededError: It can never fit.
+        """
+        hold = try_reserve((self,), usd)
+        return hold.reservations[0] if hold is not None else None
+
+    def settle(self, reservation: Reservation, usd: float) -> None:
+        """Replace a reservation by what the request has really cost; a second time is ignored."""
+        with _lock:
+            if reservation not in self._open:
+                return
+            self._open.discard(reservation)
+            self._spent += usd
+            waiters = tuple(self._waiters.values())
+        for wake in waiters:
+            wake()
+
+    def add_waiter(self, wake: Callable[[], object]) -> Callable[[], None]:
+        """Have a function called whenever a reservation settles.
+
+        Args:
+            wake: Called on the thread that settles, so it must be quick, must not raise, and must
+                wake an event loop by `call_soon_threadsafe`.
+
+        Returns:
+            A function that ends it.
+        """
+        token = object()
+        with _lock:
+            self._waiters[token] = wake
+
+        def remove() -> None:
+            with _lock:
+                self._waiters.pop(token, None)
+
+        return remove
+
+    def _reserved(self) -> float:
+        here = os.getpid()
+        return math.fsum(held.usd for held in self._open if held.process == here)
+
+    def _fits(self, usd: float) -> bool:
+        """Tell whether an amount fits now; the lock is held."""
+        free = self.max_cost_usd - self._spent + _EPSILON_USD
+        if usd > free:
+            raise LimitExceededError(
+                raw_message=(
+                    f"{self.name}: a request that may cost ${usd:.6f} does not fit into "
+                    f"${self.max_cost_usd:g}, of which ${self._spent:.6f} is spent"
+                ),
+                limit=self.name,
+            )
+        return usd <= free - self._reserved()
+
+    def _hold(self, usd: float) -> Reservation:
+        reservation = Reservation(usd, os.getpid())
+        self._open.add(reservation)
+        return reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An amount that is set aside in several budgets at once."""
+
+    budgets: tuple[Budget, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
+
+    def settle(self, usd: float) -> None:
+        """Book what the request has really cost, in every budget; a second time is ignored."""
+        for budget, reservation in zip(self.budgets, self.reservations, strict=True):
+            budget.settle(reservation, usd)
+
+
+def try_reserve(budgets: Sequence[Budget], usd: float) -> Hold | None:
+    """Set an amount aside in all of the budgets or in none.
+
+    Returns:
+        None: it does not fit now, but may when open reservations have settled.
+
+    Raises:
+        LimitExceededError: It can never fit into one of them.
+    """
+    with _lock:
+        # Each is asked: that it can never fit into one is told even if another is only busy.
+        fits = [budget._fits(usd) for budget in budgets]
+        if not all(fits):
+            return None
+        return Hold(tuple(budgets), tuple(budget._hold(usd) for budget in budgets))
+
+
+async def reserve(budgets: Sequence[Budget], usd: float) -> Hold:
+    """Set an amount aside in all of the budgets; waits for open reservations, holding nothing.
+
+    Raises:
+        LimitExceededError: It can never fit into one of them.
+    """
+    loop, settled = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settled.set)
+
+    # Before the first try, or a reservation that settles in between would go unnoticed.
+    removers = [budget.add_waiter(wake) for budget in budgets]
+    try:
+        while (hold := try_reserve(budgets, usd)) is None:
+            await settled.wait()
+            settled.clear()
+        return hold
+    finally:
+        for remove in removers:
+            remove()

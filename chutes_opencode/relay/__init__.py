@@ -1,0 +1,1 @@
+"""The relay between opencode and the provider: bounded, honest, keyless."""
