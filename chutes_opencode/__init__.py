@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chutes_opencode.arguments import PromptArguments
+    from chutes_opencode.catalog.catalog import Catalog
+    from chutes_opencode.catalog.comparison import Changes
+    from chutes_opencode.catalog.listing import Listing
+    from chutes_opencode.catalog.models import Model, Price
+    from chutes_opencode.catalog.providers import Provider, register_provider
+    from chutes_opencode.catalog.selection import Selection
     from chutes_opencode.classify import classify_error
     from chutes_opencode.errors import (
         AuthenticationError,
@@ -70,6 +76,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "arguments": ("PromptArguments",),
+    "catalog.catalog": ("Catalog",),
+    "catalog.comparison": ("Changes",),
+    "catalog.listing": ("Listing",),
+    "catalog.models": ("Model", "Price"),
+    "catalog.providers": ("Provider", "register_provider"),
+    "catalog.selection": ("Selection",),
     "classify": ("classify_error",),
     "errors": (
         "AuthenticationError",
@@ -135,6 +147,8 @@ __all__ = [
     "AuthenticationError",
     "BillingError",
     "CapacityError",
+    "Catalog",
+    "Changes",
     "ChutesOpenCodeLLM",
     "ColdModelError",
     "ConfigurationError",
@@ -147,18 +161,22 @@ __all__ = [
     "InvalidRequestError",
     "LimitExceededError",
     "Limits",
+    "Listing",
     "MaxOutputTokensError",
     "McpServer",
     "Message",
+    "Model",
     "ModelNotFoundError",
     "OpenCodeError",
     "OpenCodeNotFoundError",
     "Params",
     "PermanentError",
+    "Price",
     "PromptArguments",
     "PromptFailed",
     "PromptStarted",
     "PromptTimeoutError",
+    "Provider",
     "QueryResult",
     "RateLimitError",
     "ReasoningDelta",
@@ -166,6 +184,7 @@ __all__ = [
     "RetryPolicy",
     "Retrying",
     "Scenario",
+    "Selection",
     "ServerError",
     "Settings",
     "Simulator",
@@ -187,6 +206,7 @@ __all__ = [
     "load_settings",
     "parse_run_error",
     "parse_session_id",
+    "register_provider",
 ]
 
 

@@ -1,102 +1,172 @@
-"""The look-up: which models a provider has now."""
+"""The catalogue for callers without an event loop, and the look-up that a process shares."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from chutes_opencode.catalog.discovery import Listing, fetch_models
-from chutes_opencode.catalog.models import Model, nearest, same_model
-from chutes_opencode.errors import ModelNotFoundError
+from chutes_opencode import background
+from chutes_opencode.catalog.cache import Cache
+from chutes_opencode.catalog.comparison import Changes
+from chutes_opencode.catalog.listing import Difference, Listing, Source
+from chutes_opencode.catalog.lookup import ModelLookup
+from chutes_opencode.catalog.models import Model
+from chutes_opencode.catalog.providers import Provider, find_provider
+from chutes_opencode.catalog.selection import Selection, select
+from chutes_opencode.catalog.sync import Log
+from chutes_opencode.catalog.totals import LookupStats
+from chutes_opencode.logs import make_logger
+from chutes_opencode.settings import Settings, load_settings
 
-# A list that cannot be had must not hold up every prompt anew.
-RETRY_SECONDS = 30.0
+__all__ = ["Catalog", "Changes", "Difference", "Listing", "LookupStats", "Source", "shared_lookup"]
 
-Fetch = Callable[[str, str | None], Awaitable[Listing]]
+LOG_NAME = "chutes_opencode"
+
+_lookups: dict[tuple[object, ...], tuple[Provider, ModelLookup]] = {}
 
 
 class Catalog:
-    """The models of one provider at one URL, fetched once and again when they are old.
+    """Which models a provider has, always current.
 
-    Belongs to one event loop. After a failed fetch it asks again, but not for `RETRY_SECONDS`.
+    The list is kept on disk for all processes, fetched again when it is old, and used on when it
+    cannot be. For any thread; in a coroutine it blocks for a look-up's time, mostly well below a
+    millisecond.
+
+    Example::
+
+        catalog = Catalog()
+        for model in catalog.models():
+            print(model.id, model.context_length, model.price)
     """
 
     def __init__(
-        self,
-        base_url: str,
-        *,
-        refresh_interval: float = 3600.0,
-        fetch: Fetch = fetch_models,
-        clock: Callable[[], float] = time.monotonic,
+        self, provider: str | Provider = "chutes", *, settings: Settings | None = None
     ) -> None:
-        """Remember where to look; nothing is fetched yet.
+        """Name the provider; nothing is read or fetched yet.
 
         Args:
-            base_url: The provider's OpenAI-compatible root.
-            refresh_interval: Seconds for which a list is good.
-            fetch: How to get a list.
-            clock: Monotonic seconds.
-        """
-        self.base_url = base_url
-        self.problems: tuple[str, ...] = ()
-        self._refresh_interval = refresh_interval
-        self._fetch = fetch
-        self._clock = clock
-        self._lock = asyncio.Lock()
-        self._models: tuple[Model, ...] = ()
-        self._fetched_at: float | None = None
-        self._ask_again_at = -math.inf
-
-    @property
-    def known(self) -> tuple[Model, ...]:
-        """The models of the last look-up, without asking again."""
-        return self._models
-
-    async def models(self, api_token: str | None = None) -> tuple[Model, ...]:
-        """Return the models that exist; empty when the list cannot be had (see `problems`)."""
-        async with self._lock:
-            stale = self._fetched_at is None or self._age() > self._refresh_interval
-            if stale and self._clock() >= self._ask_again_at:
-                await self._load(api_token)
-            return self._models
-
-    async def refresh(self, api_token: str | None = None) -> tuple[Model, ...]:
-        """Fetch now, however fresh the list is."""
-        async with self._lock:
-            await self._load(api_token)
-            return self._models
-
-    async def resolve(self, asked: str, api_token: str | None = None) -> Model:
-        """Return the model that a string names.
-
-        Without a list nothing can be refused: the provider itself will judge the name.
+            provider: Registry id, or an entry.
+            settings: What `load_settings` returns; None: made now.
 
         Raises:
-            ModelNotFoundError: The list has no such model; `suggestions` names the nearest.
+            ConfigurationError: There is no such provider, or it has no URL.
         """
-        models = await self.models(api_token)
-        found = same_model(asked, models)
-        if found is not None:
-            # The caller's spelling goes out: routing suffix and old name are for the server.
-            return replace(found, id=asked)
-        if not models:
-            return Model(asked)
-        raise ModelNotFoundError(
-            raw_message=f"unknown model {asked!r}",
-            suggestions=nearest(asked, models),
-            model=asked,
-        )
+        settings = settings or load_settings()
+        if isinstance(provider, str):
+            provider = find_provider(provider, files=settings.provider_files())
+        self.provider = provider
+        self.settings = settings.for_provider(provider)
 
-    def _age(self) -> float:
-        return self._clock() - (self._fetched_at or 0.0)
+    def models(self, selection: Selection | Sequence[str] | None = None) -> Listing:
+        """Return the models that there are; trouble is told in the answer's `problems`.
 
-    async def _load(self, api_token: str | None) -> None:
-        listing = await self._fetch(self.base_url, api_token)
-        self.problems = listing.problems
-        if not listing.models:
-            self._ask_again_at = self._clock() + RETRY_SECONDS
-        else:
-            self._models, self._fetched_at = listing.models, self._clock()
+        Args:
+            selection: What they must be like, or wildcards of their ids; None: all that the
+                setting `model_filter` lets through.
+        """
+        listing = background.Job(self._lookup.listing()).result()
+        if selection is None:
+            return listing
+        if not isinstance(selection, Selection):
+            selection = Selection(wildcards=tuple(selection))
+        return replace(listing, models=select(listing, selection, self.provider.id))
+
+    def refresh(self) -> Listing:
+        """Fetch now, however fresh the list is; `changes` tells what is different."""
+        return background.Job(self._lookup.refresh()).result()
+
+    def resolve(self, model_id: str) -> Model:
+        """Return the model that a string names, with or without the provider's prefix.
+
+        Args:
+            model_id: Also with a routing suffix, a list of ids, or an old name.
+
+        Returns:
+            The model; its `id` is what is sent.
+
+        Raises:
+            ModelNotFoundError: There is none; `suggestions` names the nearest.
+        """
+        return background.Job(self._lookup.resolve(model_id)).result()
+
+    def diff(self) -> Difference:
+        """Compare what the provider lists now with its last list that was different.
+
+        It fetches and keeps nothing: asked again, the answer is the same.
+        """
+        return background.Job(self._lookup.diff()).result()
+
+    def clear(self) -> bool:
+        """Forget the list, in memory and on disk; return whether there was one.
+
+        Raises:
+            ConfigurationError: It cannot be removed.
+        """
+        return self._lookup.clear()
+
+    @property
+    def stats(self) -> LookupStats:
+        """The counts of look-ups and fetches of this process."""
+        return self._lookup.stats
+
+    @property
+    def totals(self) -> LookupStats:
+        """The counts of all processes since the list was last cleared."""
+        return self._lookup.totals
+
+    def __repr__(self) -> str:
+        """Name provider and URL."""
+        return f"Catalog({self.provider.id!r}, base_url={self.settings.base_url!r})"
+
+    @property
+    def _lookup(self) -> ModelLookup:
+        return shared_lookup(self.provider, self.settings)
+
+
+def shared_lookup(provider: Provider, settings: Settings) -> ModelLookup:
+    """Return this process's look-up of a provider; equal settings share one.
+
+    Args:
+        provider: Whose models.
+        settings: Those of `Settings.for_provider(provider)`.
+    """
+    choice = (settings.model_filter, settings.extra_models)
+    times = (settings.auto_refresh, settings.refresh_interval)
+    address = (provider.id, settings.base_url, settings.home, settings.api_token)
+    # A forked child starts anew: the parent's tasks are not there.
+    key = (os.getpid(), *address, *times, *choice)
+    if key not in _lookups or _lookups[key][0] != provider:
+        _lookups[key] = (provider, _made(provider, settings))
+    return _lookups[key][1]
+
+
+def _made(provider: Provider, settings: Settings) -> ModelLookup:
+    def key() -> str | None:
+        token = settings.with_fresh_token().api_token
+        return token.get_secret_value() if token else None
+
+    return ModelLookup(
+        provider,
+        settings.base_url,
+        cache=Cache(settings.home, provider.id, settings.base_url),
+        key=key,
+        refresh_interval=settings.refresh_interval,
+        auto_refresh=settings.auto_refresh,
+        model_filter=settings.model_filter,
+        extra_models=settings.extra_models,
+        log=_log(settings),
+    )
+
+
+def _log(settings: Settings) -> Log:
+    """Return what writes a line as `settings` want it."""
+
+    def write(level: str, event: str, **fields: Any) -> None:
+        # Making a logger imports what nobody may need.
+        if level != "info" or settings.log_level in ("debug", "info"):
+            log = make_logger(LOG_NAME, settings.log_level, settings.log_format)
+            getattr(log, level)(event, **fields)
+
+    return write

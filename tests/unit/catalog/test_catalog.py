@@ -1,161 +1,246 @@
-"""The look-up: fetched once, again when old, and never in the way when it fails."""
+"""The catalogue as a caller without an event loop has it, from a server on this machine."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chutes_opencode.catalog.catalog import RETRY_SECONDS, Catalog
-from chutes_opencode.catalog.discovery import Listing
-from chutes_opencode.catalog.models import Model, Price
-from chutes_opencode.catalog.providers import PROVIDERS, find_provider
+from chutes_opencode.catalog import catalog as catalog_module
+from chutes_opencode.catalog.catalog import Catalog, Listing, LookupStats, shared_lookup
+from chutes_opencode.catalog.providers import Provider, find_provider
+from chutes_opencode.catalog.selection import Selection
 from chutes_opencode.errors import ConfigurationError, ModelNotFoundError
+from chutes_opencode.settings import Settings, load_settings
+from tests.unit.catalog.odd_server import OddServer, answer, rows
 
-QWEN = Model("Qwen/Qwen3-32B-TEE", 40960, price=Price(0.1, 0.4))
-GLM = Model("zai-org/GLM-5.1-TEE")
-FAILURE = Listing(problems=("no model list",))
-
-
-class Server:
-    """Answers listings in order, the last one for ever; tells the time too."""
-
-    def __init__(self, *listings: Listing) -> None:
-        self.listings = list(listings)
-        self.asked: list[tuple[str, str | None]] = []
-        self.now = 1000.0
-
-    async def fetch(self, base_url: str, api_token: str | None) -> Listing:
-        self.asked.append((base_url, api_token))
-        await asyncio.sleep(0)
-        return self.listings.pop(0) if len(self.listings) > 1 else self.listings[0]
-
-    def catalog(self, refresh_interval: float = 60.0) -> Catalog:
-        return Catalog(
-            "http://base/v1",
-            refresh_interval=refresh_interval,
-            fetch=self.fetch,
-            clock=lambda: self.now,
-        )
+KEY = "cpk_unit.test.key.of.nobody"
+Start = Callable[..., OddServer]
 
 
-def test_a_list_is_fetched_once_for_a_burst_of_look_ups() -> None:
-    server = Server(Listing((QWEN,)))
-
-    async def main() -> list[tuple[Model, ...]]:
-        catalog = server.catalog()
-        assert list(catalog.known) == []
-        found = await asyncio.gather(*(catalog.models("key") for _ in range(5)))
-        assert list(catalog.known) == [QWEN]
-        return found
-
-    assert asyncio.run(main()) == [(QWEN,)] * 5
-    assert server.asked == [("http://base/v1", "key")]
+@pytest.fixture
+def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that holds nothing but a home."""
+    for name in list(os.environ):
+        if name.startswith(("CHUTES_", "XDG_", "OLLAMA_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
 
 
-@pytest.mark.parametrize(("age", "fetches"), [(0.0, 1), (60.0, 1), (60.1, 2)])
-def test_an_old_list_is_fetched_again(age: float, fetches: int) -> None:
-    server = Server(Listing((QWEN,)), Listing((GLM,)))
+@pytest.fixture
+def settings(environ: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    def make(server: OddServer, **fields: Any) -> Settings:
+        return load_settings(base_url=server.base_url, api_token=KEY, **fields)
 
-    async def main() -> tuple[Model, ...]:
-        catalog = server.catalog()
-        await catalog.models()
-        server.now += age
-        return await catalog.models()
-
-    assert asyncio.run(main()) == ((QWEN,) if fetches == 1 else (GLM,))
-    assert len(server.asked) == fetches
+    return make
 
 
-def test_a_refresh_fetches_however_fresh_the_list_is() -> None:
-    server = Server(Listing((QWEN,)), Listing((GLM,)))
-
-    async def main() -> tuple[Model, ...]:
-        catalog = server.catalog()
-        await catalog.models()
-        return await catalog.refresh("key")
-
-    assert asyncio.run(main()) == (GLM,)
+MakeSettings = Callable[..., Settings]
 
 
-def test_a_failed_fetch_is_told_and_soon_tried_again() -> None:
-    server = Server(FAILURE, Listing((QWEN,)))
-
-    async def main() -> None:
-        catalog = server.catalog()
-        assert await catalog.models() == ()
-        assert catalog.problems == FAILURE.problems
-        server.now += RETRY_SECONDS
-        assert await catalog.models() == (QWEN,)
-        assert catalog.problems == Listing().problems
-
-    asyncio.run(main())
+def ids(listing: Listing) -> list[str]:
+    return [model.id for model in listing]
 
 
-def test_a_failed_fetch_does_not_hold_up_the_next_prompt() -> None:
-    server = Server(FAILURE, Listing((QWEN,)))
+def test_the_models_are_those_of_the_server_and_then_of_the_cache(
+    odd_server: Start, settings: MakeSettings, tmp_path: Path
+) -> None:
+    server = odd_server(answer(rows("Org/a", "Org/b")))
+    catalog = Catalog(settings=settings(server))
 
-    async def main() -> None:
-        catalog = server.catalog()
-        assert await catalog.models() == ()
-        assert await catalog.models() == ()
+    first, second = catalog.models(), catalog.models()
 
-    asyncio.run(main())
-    assert len(server.asked) == 1
-
-
-def test_an_old_list_is_better_than_none() -> None:
-    server = Server(Listing((QWEN,)), FAILURE)
-
-    async def main() -> tuple[Model, ...]:
-        catalog = server.catalog()
-        await catalog.models()
-        server.now += 1000
-        return await catalog.models()
-
-    assert asyncio.run(main()) == (QWEN,)
-
-
-# --- resolving -----------------------------------------------------------------------------------
-
-
-def resolve(asked: str, *listed: Model) -> Model:
-    server = Server(Listing(listed) if listed else FAILURE)
-    return asyncio.run(server.catalog().resolve(asked, "key"))
+    assert (ids(first), first.source) == (["Org/a", "Org/b"], "api")
+    assert (ids(second), second.source) == (["Org/a", "Org/b"], "cache")
+    assert [asked.headers["authorization"] for asked in server.asked] == [f"Bearer {KEY}"]
+    assert catalog.stats == LookupStats(lookups=2, hits=1, syncs=1)
+    assert catalog.totals == catalog.stats
+    assert KEY.encode() not in b"".join(
+        path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+    )
 
 
 @pytest.mark.parametrize(
-    "asked",
-    ["Qwen/Qwen3-32B-TEE", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B-TEE:latency", "Qwen/Qwen3-32B,other"],
+    ("selection", "expected"),
+    [
+        (None, ["Qwen/a", "Other/b"]),
+        (Selection(search="other"), ["Other/b"]),
+        (["chutes/Qwen/*"], ["Qwen/a"]),
+        ([], ["Qwen/a", "Other/b"]),
+    ],
 )
-def test_a_model_is_found_and_asked_in_the_callers_spelling(asked: str) -> None:
-    model = resolve(asked, GLM, QWEN)
+def test_models_can_be_chosen(
+    odd_server: Start, settings: MakeSettings, selection: Any, expected: list[str]
+) -> None:
+    catalog = Catalog(settings=settings(odd_server(answer(rows("Qwen/a", "Other/b")))))
 
-    assert (model.id, model.context_length, model.price) == (asked, 40960, QWEN.price)
-
-
-def test_an_unknown_model_is_refused_with_the_nearest_names() -> None:
-    with pytest.raises(ModelNotFoundError, match="unknown model 'Qwen/Qwen3-32'") as caught:
-        resolve("Qwen/Qwen3-32", GLM, QWEN)
-
-    assert caught.value.suggestions[0] == QWEN.id
-    assert caught.value.model == "Qwen/Qwen3-32"
+    assert ids(catalog.models(selection)) == expected
 
 
-def test_without_a_list_nothing_is_refused() -> None:
-    assert resolve("any/thing") == Model("any/thing")
+def test_the_settings_are_those_of_the_look_up(odd_server: Start, settings: MakeSettings) -> None:
+    server = odd_server(answer(rows("Qwen/a", "Other/b")), answer(rows("Qwen/c")))
+    catalog = Catalog(
+        settings=settings(
+            server, model_filter=("Qwen/*",), extra_models=("mine",), refresh_interval=0
+        )
+    )
+
+    assert ids(catalog.models()) == ["Qwen/a"]
+    assert catalog.resolve("chutes/mine").id == "mine"
+
+    off = Catalog(settings=settings(server, auto_refresh=False))
+    assert off.models().source == "cache"
 
 
-# --- the registry --------------------------------------------------------------------------------
+def test_a_refresh_and_a_difference_tell_what_changed(
+    odd_server: Start, settings: MakeSettings
+) -> None:
+    server = odd_server(answer(rows("Org/a")), answer(rows("Org/b")))
+    catalog = Catalog(settings=settings(server))
+    catalog.refresh()
+
+    assert catalog.diff().changes.new == ("Org/b",)
+    refreshed = catalog.refresh()
+    assert refreshed.changes is not None
+    assert refreshed.changes.gone == ("Org/a",)
+    assert catalog.diff().changes.gone == ("Org/a",)
 
 
-def test_the_registry_knows_chutes() -> None:
-    provider = find_provider("chutes")
+def test_a_model_is_resolved_or_refused(odd_server: Start, settings: MakeSettings) -> None:
+    catalog = Catalog(settings=settings(odd_server(answer(rows("Org/a-model-TEE")))))
 
-    assert provider is PROVIDERS["chutes"]
-    assert provider.npm == "@ai-sdk/openai-compatible"
+    assert catalog.resolve("chutes/Org/a-model:latency").id == "Org/a-model:latency"
+    with pytest.raises(ModelNotFoundError, match="Org/no-such"):
+        catalog.resolve("Org/no-such")
 
 
-def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="unknown provider 'acme'; known: chutes"):
-        find_provider("acme")
+def test_a_cleared_catalogue_asks_again(odd_server: Start, settings: MakeSettings) -> None:
+    server = odd_server(answer(rows("Org/a")))
+    catalog = Catalog(settings=settings(server))
+    catalog.models()
+
+    assert catalog.clear() is True
+    assert catalog.models().source == "api"
+    assert len(server.asked) == 2
+
+
+def test_it_works_inside_an_event_loop(odd_server: Start, settings: MakeSettings) -> None:
+    catalog = Catalog(settings=settings(odd_server(answer(rows("Org/a")))))
+
+    async def main() -> list[str]:
+        return ids(catalog.models())
+
+    assert asyncio.run(main()) == ["Org/a"]
+
+
+def test_another_provider_is_asked_at_its_own_address_without_the_key_of_chutes(
+    odd_server: Start, environ: pytest.MonkeyPatch
+) -> None:
+    server = odd_server(answer(rows("llama:8b")))
+    environ.setenv("OLLAMA_BASE_URL", server.base_url)
+    environ.setenv("CHUTES_API_TOKEN", KEY)
+
+    catalog = Catalog("ollama")
+
+    assert ids(catalog.models()) == ["llama:8b"]
+    assert "authorization" not in server.asked[0].headers
+
+
+def test_an_entry_of_ones_own_will_do(odd_server: Start, environ: pytest.MonkeyPatch) -> None:
+    server = odd_server(answer(rows("x")))
+    provider = Provider(id="mine", base_url=server.base_url, needs_key=False)
+
+    catalog = Catalog(provider)
+
+    assert ids(catalog.models()) == ["x"]
+    assert repr(catalog) == f"Catalog('mine', base_url='{server.base_url}')"
+
+
+def test_a_provider_of_the_users_file_will_do(
+    odd_server: Start, environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = odd_server(answer(rows("x")))
+    table = f'[providers.mine]\nbase_url = "{server.base_url}"\n'
+    (tmp_path / "chutes-opencode-providers.toml").write_text(table)
+
+    assert ids(Catalog("mine").models()) == ["x"]
+
+
+def test_an_unknown_provider_is_refused(environ: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="unknown provider 'chuts'"):
+        Catalog("chuts")
+
+
+# --- what a process shares -----------------------------------------------------------------------
+
+
+def test_equal_settings_share_a_look_up(
+    odd_server: Start, settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = odd_server(answer(rows("a")))
+    chutes = find_provider("chutes")
+    own, changed = settings(server), chutes.model_copy(update={"default_models": ("x",)})
+    lookup = shared_lookup(chutes, own)
+
+    assert shared_lookup(chutes, settings(server)) is lookup
+    assert shared_lookup(chutes, settings(server, model_filter=("a",))) is not lookup
+    assert shared_lookup(changed, own) is not lookup
+
+    again = shared_lookup(chutes, own)
+    monkeypatch.setattr(catalog_module.os, "getpid", lambda: -1)  # type: ignore[attr-defined]
+    assert shared_lookup(chutes, own) is not again
+
+
+def test_a_key_that_rotates_is_read_anew_for_each_fetch(
+    odd_server: Start, environ: pytest.MonkeyPatch
+) -> None:
+    server = odd_server(answer(rows("a")))
+    environ.setenv("CHUTES_BASE_URL", server.base_url)
+    environ.setenv("CHUTES_API_TOKEN", "first-key-of-two")
+    catalog = Catalog()
+
+    catalog.refresh()
+    environ.setenv("CHUTES_API_TOKEN", "second-key-of-two")
+    catalog.refresh()
+    environ.delenv("CHUTES_API_TOKEN")
+    catalog.refresh()
+
+    assert [asked.headers.get("authorization") for asked in server.asked] == [
+        "Bearer first-key-of-two",
+        "Bearer second-key-of-two",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "logged"),
+    [
+        ("debug", ["model list fetched", "model list not fetched"]),
+        ("info", ["model list fetched", "model list not fetched"]),
+        ("warning", ["model list not fetched"]),
+        ("error", []),
+    ],
+)
+def test_fetches_are_logged_at_the_level_of_the_settings(
+    odd_server: Start,
+    settings: MakeSettings,
+    capsys: pytest.CaptureFixture[str],
+    level: str,
+    logged: list[str],
+) -> None:
+    server = odd_server(answer(rows("a")), answer(rows()))
+    catalog = Catalog(settings=settings(server, log_level=level, log_format="json"))
+
+    catalog.refresh()
+    catalog.refresh()
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == logged
+    assert all(line["provider"] == "chutes" for line in lines)
