@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chutes_opencode import (
+    Catalog,
     ChutesOpenCodeLLM,
     ConfigurationError,
     OpenCodeError,
@@ -22,7 +23,6 @@ from chutes_opencode import (
     Usage,
     load_settings,
 )
-from chutes_opencode.catalog.catalog import Catalog
 
 PROMPTS = ("What is 17 + 25?", "What is (3 + 4) * 6?", "Say hello in one short sentence.")
 SIMULATED_MODEL = "Qwen/Qwen3-32B-TEE"

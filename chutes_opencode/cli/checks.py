@@ -12,15 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from chutes_opencode.cli.output import exit_code
+from chutes_opencode.cli.output import counted, exit_code
 from chutes_opencode.errors import OpenCodeError, ServerError
 
 if TYPE_CHECKING:
+    from chutes_opencode.catalog.catalog import Catalog
+    from chutes_opencode.catalog.listing import Listing
+    from chutes_opencode.catalog.totals import LookupStats
     from chutes_opencode.settings import Settings
 
 MIN_PYTHON = (3, 11, 0)
 LIVE_PROMPT = "Answer with the single word: ready"
-SIMULATED_MODEL = "sim/echo"
 
 
 @dataclass(frozen=True)
@@ -103,33 +105,96 @@ def check_account(settings: Settings) -> Check:
         checked = check_key(settings)
     except OpenCodeError as error:
         return failed("key", error)
+    if settings.api_token is None:
+        return Check("key", "pass", "there is none, and none is needed")
     if checked.verdict == "refused":
-        fix = (
-            "Get a valid key at https://chutes.ai and store it with `chutes-opencode config init`."
-        )
+        where = settings.endpoint.key_url or settings.endpoint.name
+        fix = f"Get a valid key at {where} and store it with `chutes-opencode config init`."
         return Check("key", "fail", f"from {source}: {checked.detail}", fix, 3)
-    if checked.verdict == "unknown" and (settings.is_chutes or settings.is_loopback):
+    if checked.verdict == "unknown" and settings.management_url is not None:
         fix = "Check the network, then run `chutes-opencode doctor` again."
         return Check("key", "warn", f"from {source}: {checked.detail}", fix)
     return Check("key", "pass", f"from {source}: {checked.detail}")
 
 
-def check_base_url(settings: Settings) -> Check:
-    """Fetch the model list."""
-    import asyncio
+def check_providers(settings: Settings) -> Check:
+    """Count the registry, and name what the user has added or changed."""
+    from chutes_opencode.catalog.providers import all_providers
+    from chutes_opencode.credentials import BUILT_IN
 
-    from chutes_opencode.catalog.discovery import fetch_models
-    from chutes_opencode.settings import token_flaw
+    providers = all_providers(files=settings.provider_files())
+    own = [provider for provider in providers if provider.source != BUILT_IN]
+    detail = f"{len(providers)} known"
+    if own:
+        names = ", ".join(f"{provider.id} ({provider.source})" for provider in own)
+        detail += f"; yours: {names}"
+    return Check("providers", "pass", detail)
 
-    token = settings.api_token.get_secret_value() if settings.api_token else ""
-    usable = token if token and not token_flaw(token) else None
-    listing = asyncio.run(fetch_models(settings.base_url, usable))
-    if not listing.models:
+
+def check_base_url(catalog: Catalog, listing: Listing) -> Check:
+    """Tell whether the model list could be fetched.
+
+    Args:
+        catalog: Whose list it is.
+        listing: What `refresh` has answered.
+    """
+    settings = catalog.settings
+    if catalog.provider.discovery_path is None:
+        detail = f"{settings.base_url} offers no list of its models: not asked"
+        return Check("base URL", "pass", detail)
+    if listing.source != "api":
         reason = "; ".join(listing.problems) or f"{settings.base_url} lists no models"
         where = settings.sources["base_url"]
         fix = f"Check the network and the base URL (from: {where})."
         return Check("base URL", "fail", reason, fix, exit_code(ServerError()))
-    return Check("base URL", "pass", f"{settings.base_url} lists {len(listing.models)} models")
+    detail = f"{settings.base_url} answered in {listing.seconds:.2f} s"
+    if listing.problems:
+        fix = "Look at what is named; the models are known all the same."
+        return Check("base URL", "warn", f"{detail}: {'; '.join(listing.problems)}", fix)
+    return Check("base URL", "pass", detail)
+
+
+def check_models(catalog: Catalog, listing: Listing) -> Check:
+    """Tell where the list in use is from, how old it is and how well the cache serves.
+
+    Args:
+        catalog: Whose list it is.
+        listing: What is in use.
+    """
+    from chutes_opencode.catalog.listing import describe_age
+
+    age = "" if listing.age_s is None else f", {describe_age(listing.age_s)} old"
+    detail = (
+        f"{counted(len(listing), 'model')}, source {listing.source}{age}; {_served(catalog.totals)}"
+    )
+    if not listing:
+        fix = "Let model_filter show a model, or see what is wrong with the base URL."
+        return Check("models", "warn", detail, fix)
+    if listing.source != "api" and catalog.provider.discovery_path is not None:
+        fix = "Prompts work on; run `chutes-opencode models refresh` once the base URL answers."
+        return Check("models", "warn", detail, fix)
+    return Check("models", "pass", detail)
+
+
+def _served(totals: LookupStats) -> str:
+    """Return in words how many look-ups the cache has answered."""
+    fetches = f"{counted(totals.syncs, 'fetch', 'fetches')}, {totals.failed_syncs} failed"
+    if totals.hit_rate is None:
+        return f"no look-up so far, {fetches}"
+    return f"{totals.hit_rate:.0%} of {totals.lookups} look-ups from the cache, {fetches}"
+
+
+def check_default_model(catalog: Catalog) -> Iterator[Check]:
+    """Look the model up that prompts use by default, if one is set."""
+    settings = catalog.settings
+    if settings.default_model is None:
+        return
+    try:
+        model = catalog.resolve(settings.default_model)
+    except OpenCodeError as error:
+        yield failed("default model", error)
+        return
+    yield Check("default model", "pass", f"{model.id}, from {settings.sources['default_model']}")
 
 
 def check_key_destination(settings: Settings) -> Iterator[Check]:
@@ -174,13 +239,20 @@ def check_workspaces(temp_dir: Path) -> Check:
     return Check("dead workspaces", "pass", f"{count} removed" if count else "none")
 
 
-def check_live(settings: Settings, *, simulate: bool) -> Check:
-    """Send one small prompt all the way."""
+def check_live(settings: Settings, *, model: str | None = None, provider: str = "chutes") -> Check:
+    """Send one small prompt all the way.
+
+    Args:
+        settings: Where to.
+        model: The model to ask; None: the default one.
+        provider: The registry's id.
+    """
     from chutes_opencode import ChutesOpenCodeLLM
 
-    model = SIMULATED_MODEL if simulate else None
     try:
-        with ChutesOpenCodeLLM(model, settings=settings, builtin_tools=False) as llm:
+        with ChutesOpenCodeLLM(
+            model, provider=provider, settings=settings, builtin_tools=False
+        ) as llm:
             result = llm.prompt(LIVE_PROMPT)
         result.raise_for_error()
     except OpenCodeError as error:

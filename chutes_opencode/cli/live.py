@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from chutes_opencode.cli.output import counted
 from chutes_opencode.events import (
     Event,
     ReasoningDelta,
@@ -128,9 +129,10 @@ class LivePrinter:
             return f"asked again, the text above is void: {event.reason}"
         if isinstance(event, Retrying):
             why = event.error.raw_message or event.error.error_type
+            void = "" if event.scope == "request" else ", its text is void"
             return (
-                f"attempt {event.attempt} failed, its text is void: {why}; "
-                f"next in {event.wait_seconds:.0f} s"
+                f"{event.scope}, attempt {event.attempt} failed{void}: {why}; "
+                f"next in {event.wait_seconds:.1f} s"
             )
         return ""
 
@@ -149,12 +151,8 @@ def summary(result: QueryResult) -> str:
     cost = "unknown cost" if result.cost_usd is None else f"{result.cost_usd:.6f} USD"
     return (
         f"{result.model}, {result.duration_s:.1f} s, {result.usage.total} tokens in "
-        f"{_counted(result.usage.num_requests, 'request')}, {cost}"
+        f"{counted(result.usage.num_requests, 'request')}, {cost}"
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _short(value: object) -> str:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from io import StringIO
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,12 +20,17 @@ from chutes_opencode import errors
 from chutes_opencode.masking import mask, mask_value
 
 if TYPE_CHECKING:
-    from chutes_opencode.results import Attempt, QueryResult
+    from rich.table import Table
+
+    from chutes_opencode.results import Attempt, Exchange, QueryResult
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 SimulateOption = Annotated[
     bool, typer.Option("--simulate", help="Run against the embedded simulator, not Chutes.")
 ]
+
+# A pipe's reader cuts columns himself; this is only more than any line has.
+PIPE_WIDTH = 100_000
 
 OK = 0
 FAILED = 1
@@ -58,23 +64,46 @@ def say(line: str) -> None:
     typer.echo(mask(line), err=True)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return "1 model", "2 models"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout, secrets masked."""
     typer.echo(json.dumps(mask_value(value), ensure_ascii=False, default=str))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout: fitted to a terminal, never folded into a pipe."""
-    from rich.console import Console
+    """Print a table on stdout: fitted to a terminal, never folded into a pipe.
+
+    Args:
+        headings: A name for each column; all empty: no line for them.
+        rows: The cells, as many as there are headings.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headings))
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(Text(mask(cell)) for cell in row))
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000).print(table)
+    print_rich(table)
+
+
+def print_rich(table: Table) -> None:
+    """Print on stdout: as wide as a terminal is; into a pipe as wide as it needs to be."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console(file=sys.stdout).print(table)
+        return
+    console = Console(file=StringIO(), width=PIPE_WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:
@@ -89,6 +118,7 @@ def error_fields(error: BaseException) -> dict[str, Any]:
         "status": error.status,
         "model": error.model,
         "request_id": error.request_id,
+        "limit": getattr(error, "limit", None),
         "exit_code": exit_code(error),
     }
 
@@ -107,7 +137,9 @@ def result_fields(result: QueryResult) -> dict[str, Any]:
         "cost_usd": result.cost_usd,
         "duration_s": round(result.duration_s, 3),
         "queued_s": round(result.queued_s, 3),
+        "replayed": result.replayed,
         "attempts": [_attempt_fields(attempt) for attempt in result.attempts],
+        "exchanges": [_exchange_fields(exchange) for exchange in result.exchanges],
     }
 
 
@@ -124,6 +156,36 @@ def _attempt_fields(attempt: Attempt) -> dict[str, Any]:
     }
 
 
+def _exchange_fields(exchange: Exchange) -> dict[str, Any]:
+    """Return the essentials of a model request."""
+    return {
+        "status": exchange.status,
+        "attempt": exchange.attempt,
+        "requested_model": exchange.requested_model,
+        "served_model": exchange.served_model,
+        "finish_reason": exchange.finish_reason,
+        "usage": None if exchange.usage is None else asdict(exchange.usage),
+        "cost_usd": exchange.cost_usd,
+        "first_byte_s": _rounded(exchange.first_byte_s),
+        "duration_s": _rounded(exchange.duration_s),
+        "request_id": exchange.request_id,
+        "session_id": exchange.session_id,
+        "error": exchange.error,
+        "refused": exchange.refused,
+        "replayed": exchange.replayed,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _named_limit(error: errors.OpenCodeError) -> str:
+    """Return the name of the limit that was reached, unless the message has it."""
+    limit = error.limit if isinstance(error, errors.LimitExceededError) else ""
+    return f"{limit}: " if limit and limit not in error.raw_message else ""
+
+
 def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     """Tell how a command failed, and what to do about it.
 
@@ -137,7 +199,7 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
         fields = {} if result is None else result_fields(result)
         print_json({"ok": False, **fields, "error": error_fields(error)})
     elif isinstance(error, errors.OpenCodeError):
-        say(f"error: {error.raw_message or error.error_type}")
+        say(f"error: {_named_limit(error)}{error.raw_message or error.error_type}")
         say(f"fix: {error.hint}")
     elif isinstance(error, OSError):
         say(f"error: {error}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from chutes_opencode.cli.completion import complete_models
 from chutes_opencode.cli.output import JsonOption, SimulateOption, print_json, result_fields, say
-from chutes_opencode.cli.session import command_settings
-from chutes_opencode.errors import ConfigurationError, InvalidRequestError
+from chutes_opencode.cli.session import ProviderOption, provider_settings
+from chutes_opencode.errors import ConfigurationError, InvalidRequestError, OpenCodeError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from chutes_opencode.cli.live import LivePrinter
     from chutes_opencode.events import Event
     from chutes_opencode.llm import ChutesOpenCodeLLM
-    from chutes_opencode.request import Params
+    from chutes_opencode.request import Limits, Params
     from chutes_opencode.results import QueryResult
 
 # It computes what the prompt asks for, if that is arithmetic, else it repeats the prompt.
@@ -36,6 +40,7 @@ def prompt(
     model: Annotated[
         str | None, typer.Option(help="Model id; without it: the setting default_model.")
     ] = None,
+    provider: ProviderOption = "chutes",
     system: Annotated[str, typer.Option(help="System message, sent literally.")] = "",
     file: Annotated[
         list[Path] | None, typer.Option(help="A file to go with the prompt; may be repeated.")
@@ -70,7 +75,38 @@ def prompt(
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one attempt.")] = None,
     retries: Annotated[int | None, typer.Option(help="Attempts in all.")] = None,
-    max_requests: Annotated[int | None, typer.Option(help="Most model requests to send.")] = None,
+    max_requests: Annotated[
+        int | None, typer.Option(help="Most model requests to send, over all attempts.")
+    ] = None,
+    max_tokens_total: Annotated[
+        int | None, typer.Option(help="Most tokens of all requests, input and output together.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(metavar="USD", help="Most dollars that the prompt may cost.")
+    ] = None,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Asked when the model is full, cold or gone; may be repeated.",
+            autocompletion=complete_models,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep answers here; a prompt that was run before costs nothing."
+        ),
+    ] = None,
+    sample_index: Annotated[
+        int, typer.Option(min=0, help="With --cache: another number, another sample.")
+    ] = 0,
+    no_relay: Annotated[
+        bool,
+        typer.Option(
+            "--no-relay", help="Let opencode talk to the provider itself; its agent sees the key."
+        ),
+    ] = False,
     thinking: Annotated[
         bool, typer.Option("--thinking", help="Show the model's reasoning on stderr.")
     ] = False,
@@ -83,6 +119,8 @@ def prompt(
     """
     if here and work_dir is not None:
         raise ConfigurationError(raw_message="--here and --work-dir exclude each other")
+    if sample_index and cache is None:
+        raise ConfigurationError(raw_message="--sample-index tells samples apart in a --cache")
     message = read_message(text)
     named = {"temperature": temperature, "max_tokens": max_tokens}
     sampling = read_params(params or (), named | {"reasoning_effort": reasoning_effort})
@@ -91,19 +129,26 @@ def prompt(
         "output_schema": None if schema is None else read_schema(schema),
         "session_id": session,
         "keep_session": keep_session,
+        "sample_index": sample_index,
     }
-    with command_settings(simulate=simulate, timeout_seconds=timeout, retries=retries) as settings:
+    with provider_settings(
+        provider, simulate=simulate, timeout_seconds=timeout, retries=retries
+    ) as (_, settings):
         if simulate:
             say("simulated: the answer comes from the embedded simulator, not from a model")
             model = model or SIMULATED_MODEL
         with open_llm(
             model=model,
+            provider=provider,
             system_message=system,
             params=sampling,
             builtin_tools=not no_tools,
             work_dir=Path.cwd() if here else work_dir,
             project_rules=here,
-            limits=read_limits(max_requests),
+            limits=read_limits(max_requests, max_tokens_total, max_cost),
+            fallback_models=fallback or (),
+            cache=cache,
+            relay=not no_relay,
             settings=settings,
         ) as llm:
             _answer(llm, message, arguments, as_json=as_json, thinking=thinking)
@@ -187,11 +232,14 @@ def read_schema(path: Path) -> Any:
         raise ConfigurationError(raw_message=f"--schema {path}: {reason}") from error
 
 
-def read_limits(max_requests: int | None) -> Any:
-    """Return the limits; None: the default ones."""
+def read_limits(
+    max_requests: int | None, max_tokens: int | None, max_cost_usd: float | None
+) -> Limits:
+    """Return the limits; None leaves one as it is by default."""
     from chutes_opencode.request import Limits
 
-    return None if max_requests is None else Limits(max_requests=max_requests)
+    limits = Limits(max_tokens=max_tokens, max_cost_usd=max_cost_usd)
+    return limits if max_requests is None else replace(limits, max_requests=max_requests)
 
 
 def _answer(
@@ -215,7 +263,7 @@ def _answer(
             llm, message, arguments, LivePrinter(sys.stdout, console, thinking=thinking)
         )
     else:
-        with working(console):
+        with working(console), _partial_text(told=as_json):
             result = llm.prompt(message, **arguments).raise_for_error()
     if as_json:
         print_json({"ok": True, **result_fields(result), "error": None})
@@ -225,10 +273,27 @@ def _answer(
         typer.echo(result.result, nl=not result.result.endswith("\n"))
     if thinking and not live:
         _show_thoughts(result)
+    if result.replayed:
+        say("replayed: every model answer comes from --cache, the provider was not asked")
     if arguments.get("keep_session"):
         say(f"kept: --session {result.session_id}")
     if console.is_terminal:
         say(summary(result))
+
+
+@contextmanager
+def _partial_text(*, told: bool) -> Iterator[None]:
+    """Show on stderr what a failed prompt had written; stdout is for whole answers.
+
+    Args:
+        told: Whether the reader gets it anyway.
+    """
+    try:
+        yield
+    except OpenCodeError as error:
+        if error.result is not None and error.result.result and not told:
+            say(f"the text until then:\n{error.result.result}")
+        raise
 
 
 def _streamed(

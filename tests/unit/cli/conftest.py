@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from chutes_opencode.cli import prompt
 from chutes_opencode.cli.app import app
+from chutes_opencode.loopback import Receive, Scope, Send, serve
+from tests.unit.cli.fake_llm import FakeLLM
 
 Run = Callable[..., Result]
 
@@ -50,3 +53,42 @@ def run_json(run: Run) -> Callable[..., tuple[int, Any]]:
         return result.exit_code, json.loads(result.stdout)
 
     return call
+
+
+@pytest.fixture
+def llm(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
+    """What the command `prompt` asks."""
+    fake = FakeLLM()
+    monkeypatch.setattr(prompt, "open_llm", fake.open)
+    return fake
+
+
+class ModelServer:
+    """A Chutes that lists what a test says, or fails."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.status = 200
+        self.paths: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.paths.append(scope["path"])
+        body = json.dumps({"data": self.rows}).encode() if self.status == 200 else b"<html>"
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+    """A provider on this machine, which the settings name, with a key."""
+    app = ModelServer()
+    with serve(app) as running:
+        monkeypatch.setenv("CHUTES_BASE_URL", f"{running.url}/v1")
+        monkeypatch.setenv("CHUTES_API_TOKEN", "cpk_cli_test_0001")
+        yield app
+
+
+@pytest.fixture
+def no_network(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens where the settings point to."""
+    monkeypatch.setenv("CHUTES_BASE_URL", "http://127.0.0.1:9/v1")

@@ -150,10 +150,13 @@ def test_the_version_is_the_distributions(run: Run) -> None:
     assert run("--version").stdout == f"{version('chutes-opencode')}\n"
 
 
+COMMANDS = ("setup", "prompt", "models", "providers", "account", "doctor", "config", "simulator")
+
+
 def test_help_names_every_command(run: Run) -> None:
     shown = run("--help").stdout
 
-    for name in ("setup", "prompt", "doctor", "config", "simulator", "--version", "--debug"):
+    for name in (*COMMANDS, "--version", "--debug"):
         assert name in shown
 
 

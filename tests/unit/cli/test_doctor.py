@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 import chutes_opencode
+from chutes_opencode.catalog.account import KeyCheck
+from chutes_opencode.catalog.catalog import Catalog
 from chutes_opencode.cli import account, checks
-from chutes_opencode.cli.account import KeyCheck
 from chutes_opencode.cli.checks import Check
+from chutes_opencode.cli.doctor import live_model
 from chutes_opencode.errors import BillingError
 from chutes_opencode.opencode import binary
 from chutes_opencode.opencode.binary import TESTED_VERSION
@@ -122,6 +124,114 @@ def test_a_bad_settings_file_is_one_failing_line(run_json: Run, opencode: Path) 
     assert lines(shown)["python"]["status"] == "pass"
 
 
+class TestModels:
+    def test_the_list_says_where_it_is_from_and_how_well_the_cache_serves(
+        self, run: Run, run_json: Run, opencode: Path, server: Any
+    ) -> None:
+        server.rows = [{"id": "a"}]
+        for _ in range(4):
+            run("models", "list")
+
+        found = lines(run_json("doctor")[1])
+
+        assert found["base URL"]["status"] == "pass"
+        assert found["models"]["detail"] == (
+            "1 model, source api, 0 s old; 75% of 4 look-ups from the cache, 2 fetches, 0 failed"
+        )
+
+    def test_an_old_list_is_a_warning_and_the_base_url_a_failure(
+        self, run: Run, run_json: Run, opencode: Path, server: Any
+    ) -> None:
+        server.rows = [{"id": "a"}]
+        run("models", "refresh")
+        server.status = 404
+
+        found = lines(run_json("doctor")[1])
+
+        assert (found["base URL"]["status"], found["base URL"]["exit_code"]) == ("fail", 7)
+        assert "HTTP 404" in found["base URL"]["detail"]
+        assert found["models"]["status"] == "warn"
+        assert "1 model, source cache, 0 s old" in found["models"]["detail"]
+
+    def test_a_filter_that_hides_all_is_a_warning(
+        self, run_json: Run, opencode: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server.rows = [{"id": "a"}]
+        monkeypatch.setenv("CHUTES_OPENCODE_MODEL_FILTER", "b")
+
+        found = lines(run_json("doctor")[1])
+
+        assert found["base URL"]["status"] == "pass"
+        assert found["models"]["status"] == "warn"
+        assert "model_filter" in found["models"]["fix"]
+
+    def test_a_row_that_was_skipped_is_a_warning(
+        self, run_json: Run, opencode: Path, server: Any
+    ) -> None:
+        server.rows = [{"id": "a"}, {}]
+
+        found = lines(run_json("doctor")[1])
+
+        assert found["base URL"]["status"] == "warn"
+        assert "row 1" in found["base URL"]["detail"]
+
+    @pytest.mark.parametrize(("model", "status", "code"), [("a", "pass", 0), ("z/b", "fail", 6)])
+    def test_the_default_model_must_be_one_of_them(
+        self,
+        run_json: Run,
+        opencode: Path,
+        server: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        model: str,
+        status: str,
+        code: int,
+    ) -> None:
+        server.rows = [{"id": "a"}]
+        monkeypatch.setenv("CHUTES_OPENCODE_DEFAULT_MODEL", model)
+
+        found = lines(run_json("doctor")[1])
+
+        assert found["default model"]["status"] == status
+        assert found["default model"]["exit_code"] == code
+
+
+class TestProvider:
+    def test_a_provider_without_a_list_is_not_asked(
+        self, run_json: Run, opencode: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PERPLEXITY_API_KEY", "pplx-test-0001")
+
+        code, shown = run_json("doctor", "--provider", "perplexity")
+
+        assert code == 0
+        found = lines(shown)
+        assert "offers no list" in found["base URL"]["detail"]
+        assert found["models"]["status"] == "pass"
+        assert found["key"]["detail"].startswith("from environment PERPLEXITY_API_KEY: not asked")
+
+    def test_where_no_key_is_needed_none_is_missed(self, run_json: Run, opencode: Path) -> None:
+        _, shown = run_json("doctor", "--provider", "ollama")
+
+        assert lines(shown)["key"]["status"] == "pass"
+
+    def test_an_unknown_one_is_one_failing_line(self, run_json: Run, opencode: Path) -> None:
+        code, shown = run_json("doctor", "--provider", "olama")
+
+        assert code == 2
+        assert "ollama" in lines(shown)["settings"]["detail"]
+
+    @pytest.mark.parametrize(
+        ("provider", "simulate", "model"),
+        [("chutes", True, "sim/echo"), ("chutes", False, None), ("perplexity", False, "sonar")],
+    )
+    def test_the_test_prompt_has_a_model(
+        self, home: Path, provider: str, simulate: bool, model: str | None
+    ) -> None:
+        catalog = Catalog(provider, settings=load(home))
+
+        assert live_model(catalog, simulate=simulate) == model
+
+
 def test_live_sends_a_prompt(
     run_json: Run, opencode: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +267,7 @@ def test_a_live_prompt_that_fails_names_its_kind(
 
     monkeypatch.setattr(chutes_opencode, "ChutesOpenCodeLLM", refuse, raising=False)
 
-    check = checks.check_live(load(home), simulate=False)
+    check = checks.check_live(load(home))
 
     assert (check.status, check.detail, check.exit_code) == ("fail", "no balance", 4)
 

@@ -49,7 +49,13 @@ def printed() -> Callable[..., tuple[str, str]]:
         (StepRestarted(reason="cut"), "asked again, the text above is void: cut"),
         (
             Retrying(attempt=1, error=ServerError(raw_message="502"), wait_seconds=5.2),
-            "attempt 1 failed, its text is void: 502; next in 5 s",
+            "prompt, attempt 1 failed, its text is void: 502; next in 5.2 s",
+        ),
+        (
+            Retrying(
+                attempt=2, error=ServerError(raw_message="502"), wait_seconds=0.5, scope="request"
+            ),
+            "request, attempt 2 failed: 502; next in 0.5 s",
         ),
         (ReasoningDelta(text="Hm."), ""),
         (StepEnd(usage=Usage(), finish_reason="stop"), ""),

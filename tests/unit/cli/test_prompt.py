@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -14,81 +14,12 @@ import pytest
 
 from chutes_opencode.cli import prompt as command
 from chutes_opencode.errors import BillingError, ConfigurationError, PromptTimeoutError
-from chutes_opencode.events import Done, Event, TextDelta
+from chutes_opencode.events import TextDelta
 from chutes_opencode.request import Limits, Params
-from chutes_opencode.results import (
-    Attempt,
-    Message,
-    QueryResult,
-    ReasoningPart,
-    TextPart,
-    Transcript,
-    Usage,
-)
+from chutes_opencode.results import Attempt, QueryResult
+from tests.unit.cli.fake_llm import FakeLLM
 
 Run = Callable[..., Any]
-
-ANSWER = QueryResult(
-    result="It is 42.",
-    returncode=0,
-    stderr="",
-    stream_result="",
-    success=True,
-    usage=Usage(input=20, output=5, num_turns=1, num_requests=1),
-    cost_usd=0.000123,
-    model="acme/model",
-    served_model="acme/model-TEE",
-    session_id="ses_1",
-    finish_reason="stop",
-    attempts=(Attempt(number=1, engine="run"),),
-    duration_s=1.5,
-    transcript=Transcript(
-        "ses_1", (Message("assistant", (ReasoningPart("Let me see."), TextPart("It is 42."))),)
-    ),
-)
-
-
-class FakeLLM:
-    """Answers as it was told; notes how it was made and asked."""
-
-    def __init__(self) -> None:
-        self.answer: QueryResult = ANSWER
-        self.failure: BaseException | None = None
-        self.events: tuple[Event, ...] = ()
-        self.made: dict[str, Any] = {}
-        self.asked: dict[str, Any] = {}
-        self.closed: list[str] = []
-
-    def open(self, **arguments: Any) -> FakeLLM:
-        self.made = arguments
-        return self
-
-    def __enter__(self) -> FakeLLM:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.closed.append("llm")
-
-    def prompt(self, message: str, **arguments: Any) -> QueryResult:
-        self.asked = {"message": message, **arguments}
-        if self.failure is not None:
-            raise self.failure
-        return self.answer
-
-    def stream(self, message: str, **arguments: Any) -> Iterator[Event]:
-        try:
-            self.prompt(message, **arguments)
-            yield from self.events
-            yield Done(result=self.answer)
-        finally:
-            self.closed.append("stream")
-
-
-@pytest.fixture
-def llm(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
-    fake = FakeLLM()
-    monkeypatch.setattr(command, "open_llm", fake.open)
-    return fake
 
 
 class Terminal(io.StringIO):
@@ -156,7 +87,7 @@ def test_options_reach_the_instance_and_the_call(run: Run, llm: FakeLLM, home: P
     run("prompt", "x", *arguments, "--keep-session", "--max-requests", "7", "--work-dir", "there")
 
     assert (plain["model"], plain["system_message"]) == ("acme/model", "Be brief.")
-    assert (plain["builtin_tools"], plain["work_dir"], plain["limits"]) == (False, None, None)
+    assert (plain["builtin_tools"], plain["work_dir"], plain["limits"]) == (False, None, Limits())
     assert not plain["project_rules"]
     assert llm.made["limits"] == Limits(max_requests=7)
     assert llm.made["work_dir"] == Path("there")
@@ -166,6 +97,7 @@ def test_options_reach_the_instance_and_the_call(run: Run, llm: FakeLLM, home: P
         "output_schema": {"type": "object"},
         "session_id": "ses_9",
         "keep_session": True,
+        "sample_index": 0,
     }
 
 
@@ -247,6 +179,7 @@ def test_json_is_one_object_with_everything(run_json: Run, llm: FakeLLM) -> None
     assert (shown["model"], shown["served_model"]) == ("acme/model", "acme/model-TEE")
     assert (shown["usage"]["input"], shown["cost_usd"]) == (20, 0.000123)
     assert [attempt["number"] for attempt in shown["attempts"]] == [1]
+    assert (shown["replayed"], shown["exchanges"]) == (False, [])
 
 
 def test_json_of_a_failure_holds_what_was_paid_for(run_json: Run, llm: FakeLLM) -> None:
@@ -291,6 +224,14 @@ def test_thoughts_are_shown_on_stderr_when_asked_for(run: Run, llm: FakeLLM) -> 
     result = run("prompt", "x", "--thinking")
 
     assert (result.stdout, result.stderr) == ("It is 42.\n", "Let me see.\n")
+
+
+def test_another_provider_may_be_asked(run: Run, llm: FakeLLM) -> None:
+    run("prompt", "x", "--provider", "ollama", "--model", "llama3")
+
+    assert (llm.made["provider"], llm.made["model"]) == ("ollama", "llama3")
+    assert llm.made["settings"].base_url == "http://localhost:11434/v1"
+    assert run("prompt", "x", "--provider", "olama").exit_code == 2
 
 
 def test_simulate_asks_the_embedded_simulator_and_says_so(run: Run, llm: FakeLLM) -> None:
