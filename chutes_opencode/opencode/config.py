@@ -34,7 +34,11 @@ RESERVED_BODY_KEYS = frozenset(
 # What opencode's package for the OpenAI wire renames on its way into the body.
 _RENAMED = {"reasoningEffort": "reasoning_effort", "textVerbosity": "verbosity"}
 _TOOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_STRING_LITERAL = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")')
+# Milliseconds; the relay holds a request back while a limit of the provider lasts.
+_PATIENCE = {"headerTimeout": 86_400_000, "chunkTimeout": 86_400_000}
+# A brace of JSON itself is followed by a quote, a line's end or its counterpart; any other brace
+# stands in a string.
+_BRACE_IN_STRING = re.compile(r'\{(?=[^"}\n])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Target:
 
 
 def build_config(
-    request: PromptRequest, target: Target, *, plugin: Path | None, key: str
+    request: PromptRequest, target: Target, *, plugin: Path | None, key: str, patient: bool = False
 ) -> dict[str, Any]:
     """Build the config of a run.
 
@@ -62,6 +66,8 @@ def build_config(
         target: Where its model requests go.
         plugin: The guard; None: no plugin at all.
         key: What stands for the key, see `render_config`.
+        patient: Whether opencode shall wait for an answer as long as it takes; else it breaks off
+            after 300 s and asks again, whoever pays.
 
     Returns:
         The dict for `render_config`.
@@ -77,7 +83,7 @@ def build_config(
         "enabled_providers": [provider.id],
         "model": f"{provider.id}/{request.model}",
         "small_model": f"{provider.id}/{request.model}",
-        "provider": {provider.id: _provider(request, target, key)},
+        "provider": {provider.id: _provider(request, target, key, patient=patient)},
         "agent": {request.agent_name: _agent(request.system_message)},
         # An agent name that opencode does not find silently runs the default one.
         "default_agent": request.agent_name,
@@ -117,9 +123,7 @@ def unexpanded_json(value: Mapping[str, Any], *, indent: int | None = None) -> s
         value: What to write.
         indent: Spaces per level; None: all in one line.
     """
-    pieces = _STRING_LITERAL.split(json.dumps(value, indent=indent))
-    pieces[1::2] = [literal.replace("{", "\\u007b") for literal in pieces[1::2]]
-    return "".join(pieces)
+    return _BRACE_IN_STRING.sub(r"\\u007b", json.dumps(value, indent=indent))
 
 
 def key_placeholder() -> str:
@@ -233,7 +237,7 @@ def _agent(system_message: str | None) -> dict[str, Any]:
     return agent if system_message is None else agent | {"prompt": system_message}
 
 
-def _provider(request: PromptRequest, target: Target, key: str) -> dict[str, Any]:
+def _provider(request: PromptRequest, target: Target, key: str, *, patient: bool) -> dict[str, Any]:
     provider = target.provider
     entries = {model.id: model_entry(model, local=provider.local) for model in target.models}
     # By any of its spellings (`id:latency`, an old name, a list): its limits and modalities hold.
@@ -245,7 +249,7 @@ def _provider(request: PromptRequest, target: Target, key: str) -> dict[str, Any
     return {
         "npm": provider.npm,
         "name": provider.name,
-        "options": {"baseURL": target.base_url, "apiKey": key},
+        "options": {"baseURL": target.base_url, "apiKey": key} | (_PATIENCE if patient else {}),
         "models": entries,
     }
 
