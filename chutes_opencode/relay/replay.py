@@ -6,10 +6,9 @@ as equal, and is put back when the answer is replayed: the workspace's paths, op
 the model and its tools said before, and the date and folders of opencode's environment block. The
 caller's own words are never taken for equal to others.
 
-Only a whole answer is stored, and only one that can be replayed truly: an answer that names a
-changing string in pieces (spread over events, or escaped) is not. A file that cannot be read, or
-whose content is not what was written, is no answer. Neither a key nor a header that could hold one
-is ever written.
+Only a whole answer is stored, and only one that can be replayed truly; see `template`. A file that
+cannot be read, or whose content is not what was written, is no answer. Neither a key nor a header
+that could hold one is ever written.
 """
 
 from __future__ import annotations
@@ -18,29 +17,27 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from chutes_opencode.masking import mask
+from chutes_opencode.relay.template import fill_template, leaves, make_template, numbered
 from chutes_opencode.relay.terms import ReplayKey
 
 FORMAT = 1
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
 _IDS_IN = frozenset({"assistant", "tool"})
-# A time in hexadecimal digits, then random characters.
-_OPENCODE_ID = re.compile(r"\b(?:ses|msg|prt)_[0-9a-f]{12}[A-Za-z0-9]{14}\b")
+# A time in hexadecimal digits, then random characters; the kinds are those of opencode 1.18.33.
+_OPENCODE_ID = re.compile(
+    r"\b(?:evt|job|msg|per|prt|pty|que|ses|tool|wrk)_[0-9a-f]{12}[A-Za-z0-9]{14}\b"
+)
 # What opencode appends to a system message, and the lines of it that change by themselves.
 _ENVIRONMENT = re.compile(r"<env>\n.*?</env>", re.DOTALL)
 _CHANGING = re.compile(r"(Working directory|Workspace root folder|Today's date): [^\n]*")
-_DATA = re.compile(r"^data:[^\r\n]*", re.MULTILINE)
-_PLACEHOLDER = "{{chutes-opencode:%d}}"
-_PLACEHOLDER_BEGINNING = "{{chutes-opencode:"
-_PLACEHOLDERS = re.compile(rb"\{\{chutes-opencode:(\d{1,6})\}\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,7 @@ def find(request: Request) -> Recorded | None:
         return None
     if not (isinstance(status, int) and isinstance(content_type, str)):
         return None
-    put_back = _put_back(body, request.names)
+    put_back = fill_template(body, request.names)
     return None if put_back is None else Recorded(status, content_type, put_back)
 
 
@@ -156,7 +153,7 @@ class Recorder:
             return False
         try:
             self._file.seek(0)
-            body = _take_out(self._file.read(), self._request.names)
+            body = make_template(self._file.read(), self._request.names)
             if body is None:
                 return False
             _store(self._request.file, status, content_type, body)
@@ -214,7 +211,7 @@ def _opencode_ids(body: Mapping[str, Any]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for message in _messages(body):
         if message.get("role") in _IDS_IN:
-            for text in _strings(message):
+            for _, text in leaves(message):
                 found.update(dict.fromkeys(_OPENCODE_ID.findall(text)))
     return tuple(found)
 
@@ -224,118 +221,19 @@ def _normal_body(
 ) -> list[Any]:
     messages = body.get("messages")
     if not isinstance(messages, list):
-        return [_normal(body, given)]
+        return [numbered(body, given)]
     plain = {name: value for name, value in body.items() if name != "messages"}
-    return [_normal(plain, given), *(_normal_message(row, given, names) for row in messages)]
+    return [numbered(plain, given), *(_normal_message(row, given, names) for row in messages)]
 
 
 def _normal_message(message: Any, given: tuple[str, ...], names: tuple[str, ...]) -> Any:
     role = message.get("role") if isinstance(message, Mapping) else None
     # An id in the caller's words is the caller's.
-    normal = _normal(message, names if role in _IDS_IN else given)
-    if role == "system" and isinstance(normal.get("content"), str):
-        normal["content"] = _ENVIRONMENT.sub(
-            lambda block: _CHANGING.sub(r"\1:", block[0]), normal["content"]
-        )
-    return normal
-
-
-def _normal(value: Any, names: tuple[str, ...]) -> Any:
-    if isinstance(value, str):
-        return _numbered(value, names)
-    if isinstance(value, list):
-        return [_normal(item, names) for item in value]
-    if isinstance(value, Mapping):
-        return {str(name): _normal(item, names) for name, item in value.items()}
-    return value
-
-
-def _numbered(text: str, names: tuple[str, ...]) -> str:
-    # Longest first: one may be the beginning of another.
-    for number, name in sorted(enumerate(names), key=lambda pair: -len(pair[1])):
-        if name in text:
-            text = text.replace(name, _PLACEHOLDER % number)
-    return text
-
-
-# --- an answer in its stored form ----------------------------------------------------------------
-
-
-def _take_out(body: bytes, names: tuple[str, ...]) -> bytes | None:
-    """Replace the changing strings by their numbers; None: it could not be replayed truly."""
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        return None
-    if _PLACEHOLDER_BEGINNING in text or mask(text) != text:
-        return None
-    stored = _numbered(text, names)
-    said = _said(stored)
-    # What is still there when the pieces are put together was spread over events, or escaped.
-    if said is None or any(name in place for name in names for place in said):
-        return None
-    return stored.encode()
-
-
-def _put_back(body: bytes, names: tuple[str, ...]) -> bytes | None:
-    """Replace numbers by this run's strings; None where one is missing or needs an escape."""
-    known = {number: name.encode() for number, name in enumerate(names) if _is_plain(name)}
-    if any(int(match[1]) not in known for match in _PLACEHOLDERS.finditer(body)):
-        return None
-    return _PLACEHOLDERS.sub(lambda match: known[int(match[1])], body)
-
-
-def _is_plain(name: str) -> bool:
-    """Tell whether a string stands in JSON, and in JSON inside JSON, as it is."""
-    return name.isprintable() and not set(name) & {'"', "\\"}
-
-
-def _said(text: str) -> list[str] | None:
-    """Put together what the pieces of an answer say: one text for each place in a chunk.
-
-    Returns:
-        None: a chunk is no JSON, so nobody knows what it says.
-    """
-    whole = _json(text)
-    documents = [whole] if whole is not None else [_json(data) for data in _data(text)]
-    if None in documents:
-        return None
-    said: dict[tuple[Any, ...], list[str]] = {}
-    for document in documents:
-        for place, piece in _leaves(document, ()):
-            said.setdefault(place, []).append(piece)
-    return ["".join(pieces) for pieces in said.values()]
-
-
-def _data(text: str) -> list[str]:
-    """Return the data of an event stream, without its end mark."""
-    # Not splitlines: a text may hold a line end of another alphabet.
-    lines = [line.removeprefix("data:").strip() for line in _DATA.findall(text)]
-    return [line for line in lines if line != "[DONE]"]
-
-
-def _leaves(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Yield the strings in a value, each with its place; a list's items may tell their index."""
-    if isinstance(value, str):
-        yield place, value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _leaves(item, (*place, name))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            told = item.get("index") if isinstance(item, Mapping) else None
-            yield from _leaves(item, (*place, told if isinstance(told, int) else number))
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    return (text for _, text in _leaves(value, ()))
+    normal = numbered(message, names if role in _IDS_IN else given)
+    if role != "system" or not isinstance(normal.get("content"), str):
+        return normal
+    content = _ENVIRONMENT.sub(lambda block: _CHANGING.sub(r"\1:", block[0]), normal["content"])
+    return {**normal, "content": content}
 
 
 def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 
 Body = dict[str, Any]
 
-SAMPLING_KEYS = frozenset(
-    {
-        *("temperature", "top_p", "top_k", "min_p", "top_a", "typical_p"),
-        *("frequency_penalty", "presence_penalty", "repetition_penalty"),
-    }
-)
-"""Sampling parameters that are dropped unless the caller set them."""
-
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 # What opencode says of an attached image or PDF beside the file itself.
 _READ_NOTES = frozenset({"Image read successfully", "PDF read successfully"})
@@ -70,9 +62,8 @@ def rewrite(body: Mapping[str, Any], terms: Terms, *, main: bool, model: str) ->
         MarkerMissingError: The system message should hold the marker and does not.
     """
     changed: Body = {**body, "model": model}
-    if terms.sampling is not None:
-        for name in SAMPLING_KEYS - terms.sampling:
-            changed.pop(name, None)
+    if terms.body_keys is not None and "messages" in changed:
+        changed = {name: value for name, value in changed.items() if name in terms.body_keys}
     if changed.get("stream") is True:
         options = changed.get("stream_options")
         known = options if isinstance(options, dict) else {}

@@ -92,8 +92,8 @@ class Terms:
         deadline: On the clock of `time.monotonic`; None: there is none.
         idle_seconds: A stream that is silent for so long has stalled.
         system: What becomes of the system message; None: it is left as it is.
-        sampling: Sampling parameters that the caller set; others that opencode adds are dropped.
-            None: all are left as they are.
+        body_keys: What a chat request's body may hold; opencode adds to it what nobody asked for.
+            None: it is left as it is.
         tool_prefixes: Prefixes that must be among the tools' names of the first request (a
             server's name and "_").
         hidden_paths: Folders of attachments: opencode's own text about files in them is dropped.
@@ -113,7 +113,7 @@ class Terms:
     deadline: float | None = None
     idle_seconds: float = IDLE_SECONDS
     system: SystemRule | None = None
-    sampling: frozenset[str] | None = None
+    body_keys: frozenset[str] | None = None
     tool_prefixes: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()
     replay: ReplayKey | None = None

@@ -1,0 +1,218 @@
+"""Who may send when: the queue in front of a provider account.
+
+A running prompt's next step and whatever is sent again (priority) go before new prompts; first
+come, first served among each. How many may go at once, how many in a minute, and when the account
+is paused, `flow.py` learns from the answers. Waiters are woken by answers and by one timer; nothing
+polls. A limiter belongs to one event loop and is called there only (`stats` from anywhere).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from chutes_opencode.relay.flow import Flow, Outcome, Pace, Sent
+
+__all__ = [
+    "AdaptiveLimiter",
+    "Limiter",
+    "LimiterFactory",
+    "LimiterStats",
+    "Outcome",
+    "Pace",
+    "Permit",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LimiterStats:
+    """What a limiter knows now.
+
+    Attributes:
+        limit: Requests that may be in flight.
+        in_flight: Requests that are.
+        waiting: Requests that wait for a permit.
+        paused_until: Monotonic time at which a probe may go; a time that has passed: it is on its
+            way. None: not paused.
+        ceiling: Requests in a minute, configured or learnt; None: no bound.
+        permits: Permits given so far.
+        rate_limited: Refusals for the rate so far.
+        capacity: Refusals for want of capacity so far.
+        refused_in_a_row: Refusals that were not collateral since the server last took a request.
+    """
+
+    limit: int
+    in_flight: int
+    waiting: int
+    paused_until: float | None
+    ceiling: int | None
+    permits: int
+    rate_limited: int
+    capacity: int
+    refused_in_a_row: int
+
+
+class Permit(Protocol):
+    """The right to send one request; to be released once (a second time does nothing)."""
+
+    def accepted(self) -> None:
+        """Tell, as soon as its status has come, that the server took the request.
+
+        So what waits behind a probe need not wait for the end of its stream; `release` with
+        `Outcome.OK` tells it too.
+        """
+
+    def release(self, outcome: Outcome, *, pause_until: float | None = None) -> bool:
+        """Tell how the request ended.
+
+        Args:
+            outcome: How.
+            pause_until: Monotonic time until which the server asked to wait (with RATE_LIMITED
+                or CAPACITY); None, or a time that has passed: it did not tell.
+
+        Returns:
+            Whether the refusal was collateral: the request is to be queued again (priority),
+            without counting an attempt of its prompt. False for anything but a refusal.
+        """
+
+
+class Limiter(Protocol):
+    """Decides when a request of one provider account may be sent."""
+
+    async def acquire(self, *, priority: bool = False, deadline: float | None = None) -> Permit:
+        """Wait for a permit; cancelling the wait loses none.
+
+        Args:
+            priority: A running prompt's next step, or a request that is sent again.
+            deadline: Monotonic time at which waiting ends; None: it does not.
+
+        Raises:
+            TimeoutError: The deadline came, or comes before the end of the present pause.
+        """
+
+    def stats(self) -> LimiterStats:
+        """Tell what it knows; from any thread."""
+
+
+LimiterFactory = Callable[[str], Limiter]
+"""Makes the limiter of an account; takes an opaque name of the account that holds no key."""
+
+
+class AdaptiveLimiter:
+    """The limiter of one account in one process."""
+
+    def __init__(
+        self,
+        pace: Pace | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random01: Callable[[], float] = random.random,
+    ) -> None:
+        """Start with nothing learnt.
+
+        Args:
+            pace: What to start from; None: the defaults.
+            clock: Seconds, as `deadline` and `pause_until` count them.
+            random01: Random numbers from 0 to 1, for the jitter of pauses.
+        """
+        self._flow = Flow(pace or Pace(), random01)
+        self._clock = clock
+        self._urgent: _Queue = OrderedDict()
+        self._ordinary: _Queue = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def acquire(self, *, priority: bool = False, deadline: float | None = None) -> Permit:
+        """Wait for a permit; see `Limiter.acquire`."""
+        now, paused_until = self._clock(), self._flow.paused_until
+        if deadline is not None and deadline <= max(now, paused_until or now):
+            raise TimeoutError("the deadline comes before a permit can")
+        queue = self._urgent if priority else self._ordinary
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        queue[waiter] = None
+        self._admit()
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - now):
+                return await waiter
+        except BaseException:
+            queue.pop(waiter, None)
+            if waiter.done() and not waiter.cancelled():  # given just as the wait was ended
+                waiter.result().release(Outcome.CANCELLED)
+            raise
+
+    def stats(self) -> LimiterStats:
+        """Tell what it knows; from any thread."""
+        flow = self._flow
+        return LimiterStats(
+            limit=int(flow.flights.value),
+            in_flight=flow.in_flight,
+            waiting=len(self._urgent) + len(self._ordinary),
+            paused_until=flow.paused_until,
+            ceiling=None if math.isinf(flow.minute.value) else int(flow.minute.value),
+            permits=flow.count,
+            rate_limited=flow.refusals[Outcome.RATE_LIMITED],
+            capacity=flow.refusals[Outcome.CAPACITY],
+            refused_in_a_row=flow.refused_in_a_row,
+        )
+
+    def _admit(self) -> None:
+        """Give permits as far as it goes now; wake up when time alone allows the next."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while queue := self._urgent or self._ordinary:
+            now = self._clock()
+            opens_at = self._flow.opens_at(now)
+            if opens_at > now:
+                if not math.isinf(opens_at):
+                    loop = next(iter(queue)).get_loop()
+                    self._timer = loop.call_later(opens_at - now, self._admit)
+                return
+            waiter, _ = queue.popitem(last=False)
+            if not waiter.done():
+                waiter.set_result(_AdaptivePermit(self, self._flow.let_in(now)))
+
+    def _taken(self, sent: Sent) -> None:
+        if not sent.is_taken:
+            self._flow.taken(sent, self._clock())
+            self._admit()
+
+    def _ended(self, sent: Sent, outcome: Outcome, pause_until: float | None) -> bool:
+        now = self._clock()
+        hint = pause_until if pause_until is not None and pause_until > now else None
+        is_wanted = bool(self._urgent or self._ordinary)
+        collateral = self._flow.ended(sent, outcome, now, hint=hint, is_wanted=is_wanted)
+        self._admit()
+        return collateral
+
+
+class _AdaptivePermit:
+    """A permit of an AdaptiveLimiter."""
+
+    __slots__ = ("_is_released", "_limiter", "_sent")
+
+    def __init__(self, limiter: AdaptiveLimiter, sent: Sent) -> None:
+        self._limiter = limiter
+        self._sent = sent
+        self._is_released = False
+
+    def accepted(self) -> None:
+        if not self._is_released:
+            self._limiter._taken(self._sent)
+
+    def release(self, outcome: Outcome, *, pause_until: float | None = None) -> bool:
+        if self._is_released:
+            return False
+        if outcome is Outcome.OK:
+            self.accepted()
+        self._is_released = True
+        return self._limiter._ended(self._sent, outcome, pause_until)
+
+
+_Waiter = asyncio.Future[_AdaptivePermit]
+_Queue = OrderedDict[_Waiter, None]

@@ -1,0 +1,219 @@
+"""The relay under load and in trouble: the prompt concerned ends, every other one succeeds."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from chutes_opencode import ServerError, Simulator, TruncatedStreamError
+from chutes_opencode.relay.server import Relay
+from tests.integration.relay.stage import new_async_client, new_client, open_prompt, timed
+from tests.unit.relay.stage import DONE, GOOD, Provider, Reply, chunk, stream
+
+StartSimulator = Callable[..., Simulator]
+MIB = 1024 * 1024
+MODEL = "sim/echo"
+
+
+def test_five_hundred_streams_at_once(start_simulator: StartSimulator) -> None:
+    simulator = start_simulator({"token_delay_s": 0.02})
+
+    async def ask_all(relay: Relay) -> list[httpx.Response]:
+        with relay.lease() as lease:
+            prompts = [
+                open_prompt(relay, lease, simulator, MODEL, session=f"ses_{n}", idle_seconds=60)
+                for n in range(500)
+            ]
+            async with new_async_client() as client:
+                answers = await asyncio.gather(
+                    *(prompt.aask(client, f"number {n}") for n, prompt in enumerate(prompts))
+                )
+            for prompt in prompts:
+                await prompt.booking.aclose()
+            assert [prompt.booking.error for prompt in prompts] == [None] * 500
+        return answers
+
+    with Relay() as relay:
+        answers = asyncio.run(ask_all(relay))
+        (limiter,) = relay.stats().limiters.values()
+
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
+    assert len(simulator.requests) == 500
+    assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+
+def test_a_request_of_20_mib_arrives_whole() -> None:
+    text = "é" * (10 * MIB)
+    with Provider(stream(*GOOD)) as provider, Relay() as relay, relay.lease() as lease:
+        prompt = open_prompt(relay, lease, provider, MODEL)
+        with new_client() as client:
+            assert prompt.ask(client, text).content == b"".join(GOOD)
+
+        assert provider.asked[0].body["messages"][0]["content"] == text
+
+
+def test_a_long_stream_takes_no_memory() -> None:
+    piece = chunk("x" * 16_000)
+    count = 64 * MIB // len(piece) + 1
+
+    async def long(reply: Reply) -> None:
+        await reply.start(200, {})
+        for _ in range(count):
+            await reply.write(piece)
+        await reply.write(chunk(finish="stop") + DONE, more=False)
+
+    process, seen = psutil.Process(), 0
+    with Provider(long) as provider, Relay() as relay, relay.lease() as lease:
+        prompt = open_prompt(relay, lease, provider, MODEL, idle_seconds=20)
+        with (
+            new_client() as client,
+            client.stream("POST", prompt.url, headers=prompt.headers, json=prompt.body()) as answer,
+        ):
+            pieces = answer.iter_raw()
+            seen += len(next(pieces))
+            before = most = process.memory_info().rss
+            for number, data in enumerate(pieces):
+                seen += len(data)
+                if number % 100 == 0:
+                    most = max(most, process.memory_info().rss)
+
+    assert seen > 64 * MIB
+    assert most - before < 24 * MIB
+
+
+def test_a_slow_client_slows_nobody_else(start_simulator: StartSimulator) -> None:
+    piece = chunk("x" * 16_000)
+
+    async def endless(reply: Reply) -> None:
+        await reply.start(200, {})
+        while True:
+            await reply.write(piece)
+            await asyncio.sleep(0)  # writing to a client that has gone does not wait
+
+    simulator = start_simulator()
+    with Provider(endless) as provider, Relay() as relay, relay.lease() as lease:
+        deadline = time.monotonic() + 2
+        slow = open_prompt(relay, lease, provider, MODEL, session="ses_slow", deadline=deadline)
+        with (
+            new_client() as client,
+            client.stream("POST", slow.url, headers=slow.headers, json=slow.body()) as answer,
+        ):
+            assert answer.status_code == 200  # and from here on it does not read
+            started = time.monotonic()
+            for n in range(20):
+                other = open_prompt(relay, lease, simulator, MODEL, session=f"ses_{n}")
+                assert other.ask(client).status_code == 200
+            assert time.monotonic() - started < 2
+            _wait_until(lambda: slow.booking.ended == "deadline")
+            _wait_until(lambda: provider.in_flight == 0)
+
+
+def test_a_provider_that_goes_ends_its_prompts_only(start_simulator: StartSimulator) -> None:
+    dying = start_simulator({"token_delay_s": 1.5})
+    healthy = start_simulator({"token_delay_s": 0.05})
+
+    with Relay() as relay, relay.lease() as lease, new_client() as client:
+        doomed = open_prompt(relay, lease, dying, MODEL, session="ses_doomed", idle_seconds=9)
+        lucky = open_prompt(relay, lease, healthy, MODEL, session="ses_lucky")
+        told: list[httpx.Response] = []
+        asking = [
+            threading.Thread(target=lambda: told.append(doomed.step(client))),
+            threading.Thread(target=lambda: told.append(lucky.ask(client))),
+        ]
+        for thread in asking:
+            thread.start()
+        _wait_until(lambda: dying.requests and healthy.requests)
+        dying.stop()
+        for thread in asking:
+            thread.join(20)
+        doomed.booking.close()
+        lucky.booking.close()
+
+    assert len(told) == 2
+    assert isinstance(doomed.booking.error, ServerError | TruncatedStreamError)
+    assert lucky.booking.error is None
+
+
+def test_a_relay_that_stops_ends_its_prompts_only(start_simulator: StartSimulator) -> None:
+    simulator = start_simulator({"token_delay_s": 0.2})
+
+    with (
+        Relay() as first,
+        Relay() as second,
+        first.lease() as one,
+        second.lease() as two,
+        new_client() as client,
+    ):
+        doomed = open_prompt(first, one, simulator, MODEL, session="ses_doomed")
+        lucky = open_prompt(second, two, simulator, MODEL, session="ses_lucky")
+        told: list[Any] = []
+        asking = [
+            threading.Thread(target=lambda: told.append(_ask(doomed, client))),
+            threading.Thread(target=lambda: told.append(_ask(lucky, client))),
+        ]
+        for thread in asking:
+            thread.start()
+        _wait_until(lambda: len(simulator.requests) == 2)
+        started = time.monotonic()
+        first.stop()
+        assert time.monotonic() - started < 4
+        for thread in asking:
+            thread.join(20)
+        lucky.booking.close()
+
+    assert len(told) == 2
+    assert doomed.booking.ended == "relay"
+    assert isinstance(doomed.booking.error, ServerError)
+    assert lucky.booking.error is None
+    assert lucky.booking.exchanges()[0].finish_reason == "stop"
+
+
+@pytest.mark.timeout(200)
+def test_a_storm_against_narrow_limits_succeeds_in_the_time_that_they_allow(
+    start_simulator: StartSimulator,
+) -> None:
+    prompts, per_minute = 100, 60
+    scenario = {"max_concurrency": 4, "requests_per_minute": per_minute, "token_delay_s": 0.005}
+    simulator = start_simulator(scenario)
+    allowed_s = 60.0 * ((prompts - 1) // per_minute)
+
+    async def ask_all(relay: Relay) -> tuple[list[float], list[int]]:
+        with relay.lease() as lease:
+            storm = [
+                open_prompt(relay, lease, simulator, MODEL, session=f"ses_{n}", tries_left=3)
+                for n in range(prompts)
+            ]
+            async with new_async_client() as client:
+                client.timeout = httpx.Timeout(180)
+                told = await asyncio.gather(*(timed(prompt.aask(client)) for prompt in storm))
+        return [seconds for _, seconds in told], [answer.status_code for answer, _ in told]
+
+    with Relay() as relay:
+        waits, statuses = asyncio.run(ask_all(relay))
+
+    assert statuses == [200] * prompts
+    assert len(simulator.requests) <= 1.3 * prompts
+    assert max(waits) <= 1.25 * allowed_s
+    assert max(waits) <= 3 * statistics.median(waits)
+
+
+def _ask(prompt: Any, client: httpx.Client) -> Any:
+    try:
+        return prompt.ask(client)
+    except httpx.HTTPError as error:
+        return error
+
+
+def _wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    end, tick = time.monotonic() + seconds, threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come"
+        tick.wait(0.01)
