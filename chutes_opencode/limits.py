@@ -212,6 +212,11 @@ class Hold:
     budgets: tuple[Budget, ...] = ()
     reservations: tuple[Reservation, ...] = ()
 
+    @property
+    def usd(self) -> float:
+        """The amount, US dollars."""
+        return self.reservations[0].usd if self.reservations else 0.0
+
     def settle(self, usd: float) -> None:
         """Book what the request has really cost, in every budget; a second time is ignored."""
         for budget, reservation in zip(self.budgets, self.reservations, strict=True):

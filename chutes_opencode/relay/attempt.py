@@ -93,17 +93,17 @@ class Attempt:
         hold = await self._reserve()
         try:
             permit = await self._permit(self._resources.limiter(self._upstream, key))
-            return await self._send_with(permit, key)
+            return await self._send_with(permit, key, hold)
         except RateLimitError as error:
             return Failure(error, final=True)
         finally:
             hold.settle(self._cost_usd())
 
-    async def _send_with(self, permit: Permit, key: str | None) -> Failure | None:
+    async def _send_with(self, permit: Permit, key: str | None, hold: Hold) -> Failure | None:
         outcome, error = Outcome.CANCELLED, None
         collateral = False
         try:
-            receipt = await self._send(permit, key)
+            receipt = await self._send(permit, key, hold)
             error = receipt.failure
             outcome = self._outcome(error)
         finally:
@@ -138,10 +138,7 @@ class Attempt:
             with booking.waits("the budget"):
                 return await reserve(booking.budgets, cost_bound(price, len(self._data), most))
         except LimitExceededError as error:
-            error.__cause__ = booking.last_failure
-            reason = error.limit if error.limit == "max_cost_usd" else f"budget:{error.limit}"
-            booking.end(reason, error)
-            raise EndedError(reason) from None
+            booking.overspend(error)
 
     def _cost_usd(self) -> float:
         return (self.entry.exchange.cost_usd or 0.0) if self.entry is not None else 0.0
@@ -179,7 +176,7 @@ class Attempt:
 
     # --- the request -----------------------------------------------------------------------------
 
-    async def _send(self, permit: Permit, key: str | None) -> Receipt:
+    async def _send(self, permit: Permit, key: str | None, hold: Hold) -> Receipt:
         """Send the request and receive its answer, and book it however it ends."""
         booking, request = self._booking, self._request
         booking.check_limits()  # others of the prompt may have been sent while this one waited
@@ -189,7 +186,9 @@ class Attempt:
             tools=requested_tools(self._body),
             at=time.monotonic(),
         )
-        receipt = Receipt(booking, self._resources, self._client, request, self._body, entry)
+        receipt = Receipt(
+            booking, self._resources, self._client, request, self._body, entry, bound_usd=hold.usd
+        )
         try:
             await self._exchange(receipt, permit, key)
             return receipt

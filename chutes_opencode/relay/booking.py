@@ -184,6 +184,31 @@ class Booking:
         self.end(limit, error)
         raise EndedError(limit)
 
+    def overspend(self, error: LimitExceededError) -> NoReturn:
+        """End the prompt because its money, or what it shares, is used up.
+
+        Raises:
+            EndedError: Always.
+        """
+        error.__cause__ = self.last_failure
+        reason = error.limit if error.limit == "max_cost_usd" else f"budget:{error.limit}"
+        self.end(reason, error)
+        raise EndedError(reason) from None
+
+    def check_overrun(self, usd: float) -> None:
+        """Allow a request that costs more than was set aside for it only what is free.
+
+        Args:
+            usd: Dollars above what was set aside: the provider has ignored `max_tokens`.
+
+        Raises:
+            EndedError: A budget has not so much left; the prompt is over.
+        """
+        for budget in self.budgets:
+            if usd > max(budget.left, 0.0):
+                words = f"{budget.name}: an answer went on beyond what it was allowed to cost"
+                self.overspend(LimitExceededError(raw_message=words, limit=budget.name))
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Bound what runs inside by the deadline, by `end` and by `close`.

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from chutes_opencode.classify import classify_response
 from chutes_opencode.errors import OpenCodeError
 from chutes_opencode.events import ReasoningDelta, TextDelta
+from chutes_opencode.limits import cost_usd
 from chutes_opencode.relay.booking import Booking
 from chutes_opencode.relay.client import Client, ModelRequest
 from chutes_opencode.relay.estimate import Kind, estimate_usage, output_tokens
@@ -55,8 +56,20 @@ class Receipt:
         request: ModelRequest,
         body: Body,
         entry: Entry,
+        *,
+        bound_usd: float = 0.0,
     ) -> None:
-        """Wait for an answer; see `Attempt`."""
+        """Wait for an answer; see `Attempt`.
+
+        Args:
+            booking: The prompt's.
+            resources: Connections and limiters.
+            client: Who gets the answer.
+            request: As it came.
+            body: As it went to the provider.
+            entry: The request in the books.
+            bound_usd: Dollars that were set aside for it.
+        """
         self.failure: OpenCodeError | None = None
         self.final = False
         self._booking = booking
@@ -65,6 +78,7 @@ class Receipt:
         self._request = request
         self._body = body
         self._entry = entry
+        self._bound_usd = bound_usd
         self._streams = body.get("stream") is True
         self._model = str(body["model"])
         self._answer: Answer | None = None
@@ -189,12 +203,14 @@ class Receipt:
 
     def _check_limits(self) -> None:
         booking = self._booking
-        if booking.terms.max_tokens is None:
+        bounded = booking.terms.max_tokens is not None or booking.budgets
+        if not bounded or self._check.outcome != "truncated":  # else it is over anyway
             return
-        told = self._check.usage
-        tokens = told.total if told else output_tokens(self._check.output_bytes)
-        if self._check.outcome == "truncated":  # else it is over anyway
-            booking.count_running(self, tokens)
+        used = self._check.usage or Usage(output=output_tokens(self._check.output_bytes))
+        booking.count_running(self, used.total)
+        price = booking.prices[self._model]
+        if booking.budgets and price is not None:
+            booking.check_overrun(cost_usd(used, price) - self._bound_usd)
 
     # --- whole answers ---------------------------------------------------------------------------
 

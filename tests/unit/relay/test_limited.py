@@ -125,6 +125,27 @@ def test_usage_in_each_chunk_is_believed(stage: MakeStage) -> None:
     assert not booking.usage.estimated
 
 
+def test_an_answer_longer_than_it_was_allowed_is_cut_at_the_dollar_limit(stage: MakeStage) -> None:
+    s = stage(stalling(chunk("x" * 4_000), chunk("x" * 4_000), chunk("never sent on")))
+    booking = s.open(max_cost_usd=0.003, idle_seconds=20)  # $2 per million output tokens
+
+    assert ended(s.ask())
+    booking.close()
+
+    assert booking.ended == "max_cost_usd"
+    assert isinstance(booking.error, LimitExceededError)
+    assert len(s.provider.asked) == 1
+
+
+def test_a_longer_answer_may_go_on_while_there_is_money(stage: MakeStage) -> None:
+    s = stage(stream(chunk("x" * 8_000), *GOOD))
+    booking = s.open(max_cost_usd=1.0)
+
+    assert whole(s.ask())
+    booking.close()
+    assert booking.ended is None
+
+
 def test_what_can_never_fit_into_the_dollars_is_not_sent(stage: MakeStage) -> None:
     s = stage()
     booking = s.open(max_cost_usd=0.0001)  # 100 output tokens alone may cost $0.0002
