@@ -156,7 +156,11 @@ class Attempt:
         urgent = booking.started is not None
         try:
             with booking.waits("a free place at the provider"):
-                permit = await limiter.acquire(priority=urgent, deadline=booking.terms.deadline)
+                permit = await limiter.acquire(
+                    priority=urgent,
+                    deadline=booking.terms.deadline,
+                    patience=booking.terms.policy.max_wait_s,
+                )
         except TimeoutError:
             self._check_pause(limiter, booking.terms.deadline or asked)
             booking.expire()

@@ -85,15 +85,24 @@ class Permit(Protocol):
 class Limiter(Protocol):
     """Decides when a request of one provider account may be sent."""
 
-    async def acquire(self, *, priority: bool = False, deadline: float | None = None) -> Permit:
+    async def acquire(
+        self,
+        *,
+        priority: bool = False,
+        deadline: float | None = None,
+        patience: float = math.inf,
+    ) -> Permit:
         """Wait for a permit; cancelling the wait loses none.
 
         Args:
             priority: A running prompt's next step, or a request that is sent again.
             deadline: Monotonic time at which waiting ends; None: it does not.
+            patience: Seconds of waiting, without any request of the account getting through, after
+                which a further refusal ends the wait.
 
         Raises:
-            TimeoutError: The deadline came, or comes before the end of the present pause.
+            TimeoutError: The deadline came, or comes before the end of the present pause; or
+                nothing got through for too long.
         """
 
     def stats(self) -> LimiterStats:
@@ -126,22 +135,30 @@ class AdaptiveLimiter:
         self._urgent: _Queue = OrderedDict()
         self._ordinary: _Queue = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
+        self._last_taken = -math.inf
 
-    async def acquire(self, *, priority: bool = False, deadline: float | None = None) -> Permit:
+    async def acquire(
+        self,
+        *,
+        priority: bool = False,
+        deadline: float | None = None,
+        patience: float = math.inf,
+    ) -> Permit:
         """Wait for a permit; see `Limiter.acquire`."""
         now, paused_until = self._clock(), self._flow.paused_until
         if deadline is not None and deadline <= max(now, paused_until or now):
             raise TimeoutError("the deadline comes before a permit can")
         queue = self._urgent if priority else self._ordinary
         waiter: _Waiter = asyncio.get_running_loop().create_future()
-        queue[waiter] = None
+        queue[waiter] = now, patience
         self._admit()
         try:
             async with asyncio.timeout(None if deadline is None else deadline - now):
                 return await waiter
         except BaseException:
             queue.pop(waiter, None)
-            if waiter.done() and not waiter.cancelled():  # given just as the wait was ended
+            given = waiter.done() and not waiter.cancelled() and waiter.exception() is None
+            if given:  # just as the wait was ended
                 waiter.result().release(Outcome.CANCELLED)
             raise
 
@@ -179,7 +196,8 @@ class AdaptiveLimiter:
 
     def _taken(self, sent: Sent) -> None:
         if not sent.is_taken:
-            self._flow.taken(sent, self._clock())
+            self._last_taken = self._clock()
+            self._flow.taken(sent, self._last_taken)
             self._admit()
 
     def _ended(self, sent: Sent, outcome: Outcome, pause_until: float | None) -> bool:
@@ -187,8 +205,18 @@ class AdaptiveLimiter:
         hint = pause_until if pause_until is not None and pause_until > now else None
         is_wanted = bool(self._urgent or self._ordinary)
         collateral = self._flow.ended(sent, outcome, now, hint=hint, is_wanted=is_wanted)
+        if outcome in (Outcome.RATE_LIMITED, Outcome.CAPACITY):
+            self._end_waits(now)
         self._admit()
         return collateral
+
+    def _end_waits(self, now: float) -> None:
+        """After a refusal: end the waits of those for whom nothing has got through for too long."""
+        for queue in (self._urgent, self._ordinary):
+            for waiter, (since, patience) in tuple(queue.items()):
+                if now - max(since, self._last_taken) >= patience and not waiter.done():
+                    del queue[waiter]
+                    waiter.set_exception(TimeoutError("the account lets nothing through"))
 
 
 class _AdaptivePermit:
@@ -215,4 +243,5 @@ class _AdaptivePermit:
 
 
 _Waiter = asyncio.Future[_AdaptivePermit]
-_Queue = OrderedDict[_Waiter, None]
+_Queue = OrderedDict[_Waiter, tuple[float, float]]
+"""Who waits: since when, and with how much patience, in seconds."""

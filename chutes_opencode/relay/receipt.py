@@ -22,7 +22,7 @@ from chutes_opencode.relay.ledger import Entry
 from chutes_opencode.relay.replay import Recorder, Request
 from chutes_opencode.relay.resources import Resources
 from chutes_opencode.relay.rewrite import Body
-from chutes_opencode.relay.stream import StreamCheck
+from chutes_opencode.relay.stream import Delta, StreamCheck
 from chutes_opencode.relay.streaming import pass_stream, stream_error
 from chutes_opencode.relay.upstream import Answer, BrokenAnswerError
 from chutes_opencode.relay.whole import (
@@ -83,6 +83,7 @@ class Receipt:
         self._model = str(body["model"])
         self._answer: Answer | None = None
         self._check = StreamCheck()
+        self._untold: list[Delta] = []  # of what was read and not passed on yet
         self._whole = WholeAnswer()
         self._accepted = False  # from here on the provider may bill it
         self._error: str | None = None
@@ -166,7 +167,9 @@ class Receipt:
 
     async def _receive_stream(self, answer: Answer) -> None:
         terms = self._booking.terms
-        broken = await pass_stream(answer, self._check, self._pass, idle_seconds=terms.idle_seconds)
+        broken = await pass_stream(
+            answer, self._check, self._pass, self._hear, idle_seconds=terms.idle_seconds
+        )
         self.failure = stream_error(
             self._check,
             broken,
@@ -184,6 +187,9 @@ class Receipt:
             self._recorder.write(data)
         await self._client.write(data)
         self._tell_deltas()
+
+    def _hear(self) -> None:
+        self._untold += self._check.deltas
         self._check_limits()
 
     async def _start(self) -> None:
@@ -198,8 +204,9 @@ class Receipt:
     def _tell_deltas(self) -> None:
         booking = self._booking
         if booking.observed and booking.ledger.is_main(self._request.session_id):
-            for kind, text in self._check.deltas:
+            for kind, text in self._untold:
                 booking.tell(TextDelta(text=text) if kind == "text" else ReasoningDelta(text=text))
+        self._untold.clear()
 
     def _check_limits(self) -> None:
         booking = self._booking

@@ -29,6 +29,7 @@ from chutes_opencode.relay.estimate import Kind, count_bytes, told_usage
 from chutes_opencode.results import Usage
 
 Outcome = Literal["whole", "truncated", "empty", "error", "malformed", "unknown_finish"]
+Delta = tuple[Literal["text", "reasoning"], str]
 
 FINISH_REASONS = frozenset({"stop", "tool_calls", "function_call", "length", "content_filter"})
 
@@ -67,7 +68,7 @@ class StreamCheck:
         self.served_model: str | None = None
         self.output_bytes: dict[Kind, int] = {}
         self.tool_names: list[str] = []
-        self.deltas: list[tuple[Literal["text", "reasoning"], str]] = []
+        self.deltas: list[Delta] = []
         self._max_event_bytes = max_event_bytes
         self._line = bytearray()  # the beginning of a line whose end has not come
         self._searched = 0  # how much of it holds no line end

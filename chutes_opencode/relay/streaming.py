@@ -19,6 +19,7 @@ AFTER_FINISH_SECONDS = 10.0  # the answer is whole: its usage comes soon or not 
 _MAX_HELD_BYTES = 1024 * 1024
 
 Sender = Callable[[bytes], Awaitable[None]]
+Hearer = Callable[[], object]
 
 _ENDINGS = {
     "empty": "the stream was empty",
@@ -27,17 +28,19 @@ _ENDINGS = {
 
 
 async def pass_stream(
-    answer: Answer, check: StreamCheck, send: Sender, *, idle_seconds: float
+    answer: Answer, check: StreamCheck, send: Sender, heard: Hearer, *, idle_seconds: float
 ) -> str | None:
     """Read a stream to its end and pass on what is good of it.
 
     Nothing is passed on before a chunk of an answer has come: until then the request may be sent
-    again without anyone noticing.
+    again without anyone noticing. Nor is a tool call before its answer is whole: opencode runs the
+    tool as soon as it has the arguments, and would run it again with the step (seen).
 
     Args:
         answer: The provider's.
         check: Judges the stream.
         send: Takes the good bytes.
+        heard: Called after each read, whether or not something of it is passed on.
         idle_seconds: How long the provider may be silent.
 
     Returns:
@@ -50,7 +53,8 @@ async def pass_stream(
         except BrokenAnswerError as error:
             return str(error)
         held += check.finish() if piece is None else check.feed(piece)
-        if held and (check.started or len(held) > _MAX_HELD_BYTES):
+        heard()
+        if held and (_may_pass(check) or len(held) > _MAX_HELD_BYTES):
             await send(bytes(held))
             held.clear()
         if piece is None:
@@ -90,6 +94,10 @@ def stream_error(
         if type(told) not in (UnknownOpenCodeError, ServerError):
             return told
     return TruncatedStreamError(raw_message=words, status=200, model=model, request_id=request_id)
+
+
+def _may_pass(check: StreamCheck) -> bool:
+    return check.started and ("tool" not in check.output_bytes or check.outcome == "whole")
 
 
 def _patience(check: StreamCheck, idle_seconds: float) -> float:

@@ -51,6 +51,42 @@ async def test_a_free_account_gives_a_permit_at_once() -> None:
 
 
 @in_virtual_time
+async def test_who_is_patient_so_long_is_told_that_nothing_gets_through() -> None:
+    made = limiter(start=1)
+    permit = await made.acquire()
+    impatient = asyncio.create_task(made.acquire(patience=5.0))
+    patient = await ask(made)
+
+    permit.release(Outcome.RATE_LIMITED)
+    await settle()
+    assert not impatient.done()
+    await asyncio.sleep(1)  # of virtual time
+    probe = await ask(made, priority=True)
+    await asyncio.sleep(6)
+    (await probe).release(Outcome.RATE_LIMITED)
+    await settle()
+
+    assert isinstance(impatient.exception(), TimeoutError)
+    assert not patient.done()
+    patient.cancel()
+
+
+@in_virtual_time
+async def test_whoever_waits_while_others_get_through_goes_on_waiting() -> None:
+    made = limiter(start=1)
+    permit = await made.acquire()
+    waiting = asyncio.create_task(made.acquire(patience=5.0))
+    await asyncio.sleep(6)
+
+    permit.accepted()
+    permit.release(Outcome.RATE_LIMITED)
+    await settle()
+
+    assert not waiting.done()
+    waiting.cancel()
+
+
+@in_virtual_time
 async def test_a_released_permit_goes_to_the_one_who_waits_longest() -> None:
     made = limiter(start=1)
     permit = await made.acquire()
