@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     )
     from chutes_opencode.llm import ChutesOpenCodeLLM
     from chutes_opencode.opencode.transcript import parse_run_error, parse_session_id
+    from chutes_opencode.relay.limiter import LimiterStats
+    from chutes_opencode.relay.server import RelayStats
     from chutes_opencode.request import Limits, McpServer, Params
     from chutes_opencode.results import (
         Attempt,
@@ -126,6 +128,8 @@ _HOMES = {
     ),
     "llm": ("ChutesOpenCodeLLM",),
     "opencode.transcript": ("parse_run_error", "parse_session_id"),
+    "relay.limiter": ("LimiterStats",),
+    "relay.server": ("RelayStats",),
     "request": ("Limits", "McpServer", "Params"),
     "results": (
         "Attempt",
@@ -160,6 +164,7 @@ __all__ = [
     "Exchange",
     "InvalidRequestError",
     "LimitExceededError",
+    "LimiterStats",
     "Limits",
     "Listing",
     "MaxOutputTokensError",
@@ -180,6 +185,7 @@ __all__ = [
     "QueryResult",
     "RateLimitError",
     "ReasoningDelta",
+    "RelayStats",
     "RetryOnceError",
     "RetryPolicy",
     "Retrying",

@@ -24,6 +24,7 @@ PROMPT_SHAPES: Mapping[str, Shape] = {
     "work_dir": ((str, Path, NoneType), "a path"),
     "session_id": ((str, NoneType), "a session id"),
     "keep_session": ((bool, str, Path), "True, False or a folder"),
+    "sample_index": ((int,), "a whole number"),
 }
 
 # What opencode (JavaScript's trim) takes away at both ends to see whether there is a message.
@@ -46,6 +47,7 @@ class PromptArguments(TypedDict, total=False):
         session_id: A kept session to continue.
         keep_session: True, or a folder: the session can be continued; False: it is gone
             afterwards, also one that was continued.
+        sample_index: With `cache=`: equal prompts with different numbers are different samples.
     """
 
     messages: Sequence[Mapping[str, Any]] | None
@@ -56,6 +58,7 @@ class PromptArguments(TypedDict, total=False):
     work_dir: str | Path | None
     session_id: str | None
     keep_session: bool | str | Path
+    sample_index: int
 
 
 def tool_servers(tools: Iterable[Any]) -> tuple[McpServer, ...]:
@@ -80,18 +83,18 @@ def _tool_server(tool: Any) -> McpServer:
     return McpServer(name, url=f"http://{hostname}:{port}/{name}/mcp")
 
 
-def as_folder(work_dir: str | Path) -> Path:
-    """Return the path of a work_dir.
+def as_folder(path: str | Path, name: str = "work_dir") -> Path:
+    """Return the path of a folder that is given as an argument of this name.
 
     Raises:
         ConfigurationError: It is empty: an unset variable must not mean the current folder.
     """
-    if not str(work_dir).strip():
+    if not str(path).strip():
+        none = "an empty one of its own for each prompt" if name == "work_dir" else "none"
         raise ConfigurationError(
-            raw_message="work_dir is empty",
-            hint="Name a folder; None means an empty folder of its own for each prompt.",
+            raw_message=f"{name} is empty", hint=f"Name a folder; None means {none}."
         )
-    return Path(work_dir)
+    return Path(path)
 
 
 def effective_system(system_message: str | None) -> str | None:

@@ -20,11 +20,14 @@ from chutes_opencode.errors import (
 )
 from chutes_opencode.events import AttemptEnded, Event, Retrying, Waiting
 from chutes_opencode.opencode.config import tool_prefix
+from chutes_opencode.patterns import CHUTES_PATTERNS, ProviderPatterns
+from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Attempt, QueryResult, Usage
 from chutes_opencode.retry import RetryPolicy, run_with_retries
+from chutes_opencode.spending import check_means
 from chutes_opencode.structured import Parsed, Schema
-from chutes_opencode.verdict import Verdict, judge
+from chutes_opencode.verdict import Scene, Verdict, failed_requests, judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +36,26 @@ class Call:
 
     Attributes:
         request: Its first turn.
+        terms: What it may do at the relay; None: it goes without.
         price: Of the model; None: unknown.
         node_id: This machine, for errors.
         policy: How often and how patiently to try.
         deadline_seconds: Seconds for the whole call, waits included; None: there is no deadline.
+        patterns: How the provider words its errors.
+        key_hint: How to set the provider's key; "": what the error itself says.
         schema: What the answer must fit; None: any text.
         retry_after_tools: Whether a prompt whose agent has used a tool in a folder that is not
             ours may be started again.
     """
 
     request: PromptRequest
+    terms: Terms | None = None
     price: Price | None = None
     node_id: str = "unknown"
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     deadline_seconds: float | None = None
+    patterns: ProviderPatterns = CHUTES_PATTERNS
+    key_hint: str = ""
     schema: Schema | None = None
     retry_after_tools: bool = False
 
@@ -168,7 +177,10 @@ class CallRunner:
             )
             seconds = bounded.timeout_seconds
             evidence = await self._engine.run(
-                bounded, self._observe, lambda seen: self._judge(seen, seconds).error is None
+                bounded,
+                self._observe,
+                lambda seen: self._judge(seen, seconds).error is None,
+                self._terms(bounded),
             )
         finally:
             self._slots.release()
@@ -182,12 +194,46 @@ class CallRunner:
             raise verdict.error
         return evidence
 
+    def _terms(self, request: PromptRequest) -> Terms | None:
+        """Return what is left of the call's terms for the next turn.
+
+        Raises:
+            LimitExceededError: Nothing is.
+        """
+        terms = self._call.terms
+        if terms is None:
+            return None
+        used = self._used()
+        cost = self._cost_usd() or 0.0
+        left = replace(
+            terms,
+            tries_left=max(self._tries_left(), 1),
+            max_requests=request.max_requests,
+            max_tokens=None if terms.max_tokens is None else terms.max_tokens - used.total,
+            max_cost_usd=None if terms.max_cost_usd is None else max(terms.max_cost_usd - cost, 0),
+            deadline=self._deadline,
+        )
+        try:
+            check_means(left, request.prompt)
+        except LimitExceededError as error:
+            error.__cause__ = self._attempts[-1].error if self._attempts else None
+            raise
+        return left
+
     def _judge(self, evidence: Evidence, timeout_seconds: float) -> Verdict:
-        now = datetime.now(UTC)
-        return judge(evidence, price=self._call.price, now=now, timeout_seconds=timeout_seconds)
+        return judge(
+            evidence,
+            price=self._call.price,
+            timeout_seconds=timeout_seconds,
+            scene=self._scene(),
+            key_hint=self._call.key_hint,
+        )
+
+    def _scene(self) -> Scene:
+        return Scene(datetime.now(UTC), self._call.patterns)
 
     def _requests_left(self) -> int:
-        used = sum(attempt.usage.num_requests for attempt in self._attempts)
+        used = self._used().num_requests
         left = self._call.request.max_requests - used
         if left < 1:
             error = LimitExceededError(
@@ -216,8 +262,7 @@ class CallRunner:
             raise PromptTimeoutError(
                 raw_message=f"no place became free within deadline_seconds={seconds:g}"
             ) from None
-        if self._queued_s is None:
-            self._queued_s = time.monotonic() - before
+        self._queued_s = self._queued_s or (time.monotonic() - before)
 
     def _touched(self, evidence: Evidence) -> bool:
         """Whether the agent may have changed what a new attempt would not find restored."""
@@ -230,6 +275,9 @@ class CallRunner:
         return not ours or (bool(prefixes) and remote)
 
     def _record(self, number: int, scope: str, evidence: Evidence, verdict: Verdict) -> None:
+        if not self._attempts:
+            self._queued_s = (self._queued_s or 0.0) + evidence.queued_s
+        self._attempts += failed_requests(evidence, self._engine.name, self._scene())
         attempt = Attempt(
             number=number,
             engine=self._engine.name,
@@ -261,19 +309,28 @@ class CallRunner:
         error.result = self._result(error)
         return error.result
 
+    def _used(self) -> Usage:
+        """Sum the tokens so far; an attempt's hold those of its single requests."""
+        whole = [attempt for attempt in self._attempts if attempt.scope != "request"]
+        return sum((attempt.usage for attempt in whole), Usage())
+
+    def _cost_usd(self) -> float | None:
+        """Sum the dollars so far; None if a price is unknown."""
+        costs = [attempt.cost_usd for attempt in self._attempts if attempt.scope != "request"]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
     def _result(self, error: OpenCodeError | None) -> QueryResult:
         evidence = self._evidence[-1] if self._evidence else Evidence()
         verdict = self._verdict
-        costs = [attempt.cost_usd for attempt in self._attempts]
-        known = [cost for cost in costs if cost is not None]
         return QueryResult(
             result=evidence.transcript.text,
             returncode=evidence.returncode,
             stderr=evidence.stderr,
             stream_result=evidence.transcript.trace,
             success=error is None,
-            usage=sum((attempt.usage for attempt in self._attempts), Usage()),
-            cost_usd=sum(known) if len(known) == len(costs) else None,
+            usage=self._used(),
+            cost_usd=self._cost_usd(),
             model=self._call.request.model,
             served_model=verdict.served_model if verdict else None,
             session_id=evidence.transcript.session_id,

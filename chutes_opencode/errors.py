@@ -168,7 +168,8 @@ class LimitExceededError(PermanentError):
     """One of our own limits ended the prompt; `result` holds what was done until then.
 
     Attributes:
-        limit: Which one: "max_requests", "max_tokens", "max_cost", …
+        limit: Which one: "max_requests", "max_tokens", "max_cost_usd", "max_total_cost_usd" or
+            "max_process_cost_usd".
     """
 
     default_error_type = "limit_exceeded"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from chutes_opencode.errors import OpenCodeError
 from chutes_opencode.results import QueryResult, Usage
@@ -83,11 +83,20 @@ class Waiting(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying(Event):
-    """An attempt failed and another one follows; all text so far is void."""
+    """An attempt failed and another one follows.
+
+    Attributes:
+        attempt: Its number; of a request, within its model step.
+        error: Why it failed.
+        wait_seconds: Seconds until the next one.
+        scope: "prompt": the prompt begins anew, all text so far is void. "request": the relay asks
+            one model request again of which nothing was seen yet, so nothing is void.
+    """
 
     attempt: int
     error: OpenCodeError
     wait_seconds: float
+    scope: Literal["prompt", "request"] = "prompt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,6 +151,15 @@ class Budget:
         hold = try_reserve((self,), usd)
         return hold.reservations[0] if hold is not None else None
 
+    def require(self, usd: float) -> None:
+        """Refuse an amount that can never fit any more; nothing is set aside.
+
+        Raises:
+            LimitExceededError: It cannot.
+        """
+        with _lock:
+            self._fits(usd)
+
     def settle(self, reservation: Reservation, usd: float) -> None:
         """Replace a reservation by what the request has really cost; a second time is ignored."""
         with _lock:

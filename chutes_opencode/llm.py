@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import queue
 import uuid
@@ -25,7 +24,7 @@ from chutes_opencode.arguments import PromptArguments, as_folder, tool_servers
 from chutes_opencode.batching import check_batch, completed
 from chutes_opencode.call import CallRunner
 from chutes_opencode.catalog.providers import find_provider
-from chutes_opencode.errors import ConfigurationError, OpenCodeError
+from chutes_opencode.errors import OpenCodeError
 from chutes_opencode.events import (
     AttemptEnded,
     Done,
@@ -35,9 +34,11 @@ from chutes_opencode.events import (
     Retrying,
     Waiting,
 )
-from chutes_opencode.logs import make_logger
-from chutes_opencode.options import INSTANCE_SHAPES, Options, check_params, refuse_without_relay
+from chutes_opencode.limits import Budget
+from chutes_opencode.logs import level_name, make_logger
+from chutes_opencode.options import INSTANCE_SHAPES, Options, check_params
 from chutes_opencode.prepare import prepare
+from chutes_opencode.relay.server import RelayStats, shared_relay
 from chutes_opencode.request import Limits, Params, check_shapes
 from chutes_opencode.results import QueryResult
 from chutes_opencode.runtime import Runtime
@@ -45,8 +46,6 @@ from chutes_opencode.settings import Settings, load_settings
 from chutes_opencode.transcript_log import TranscriptLog
 
 Item = str | Mapping[str, Any]
-
-LEVELS = ("debug", "info", "warning", "error", "critical")
 
 FOR_OBSERVERS_ONLY = (PromptStarted, AttemptEnded, PromptFailed)
 """Events that are no part of `stream()`."""
@@ -71,6 +70,7 @@ class ChutesOpenCodeLLM:
         system_message: str | None = "",
         *,
         provider: str = "chutes",
+        base_url: str | None = None,
         engine: str = "auto",
         params: Params | None = None,
         tools: Iterable[Any] = (),
@@ -87,7 +87,7 @@ class ChutesOpenCodeLLM:
         limits: Limits | None = None,
         fallback_models: Sequence[str] = (),
         cache: str | Path | None = None,
-        relay: bool = False,
+        relay: bool = True,
         isolation: str = "shared",
         context: bool | None = None,
         settings: Settings | None = None,
@@ -104,6 +104,7 @@ class ChutesOpenCodeLLM:
             model: Model id, with or without `chutes/`; None: the setting `default_model`.
             system_message: Sent literally; "": "You are a helpful assistant."; None: opencode's.
             provider: Registry id of the provider.
+            base_url: Root of its API; None: the setting, or what its registry entry says.
             engine: "run": an opencode process per prompt; "auto": the best that there is.
             params: Sampling parameters of every prompt.
             tools: MCP servers for every prompt: `McpServer`, or objects with name, hostname, port.
@@ -120,10 +121,10 @@ class ChutesOpenCodeLLM:
             retry_after_tools: True: start a prompt again even if its agent has used tools in a
                 `work_dir` of yours.
             limits: What a prompt may use.
-            fallback_models: Needs the relay.
-            cache: Needs the relay.
-            relay: Not in this version: opencode talks to the provider itself, under the eyes of a
-                guard plugin.
+            fallback_models: Asked in this order when the model is full, cold or gone.
+            cache: Folder of earlier answers: a prompt that was run before costs nothing.
+            relay: False: opencode talks to the provider itself, under the eyes of a guard plugin,
+                and a command of its agent can read the key.
             isolation: "shared" or "prompt"; the run engine isolates each prompt in both.
             context: opencode's environment block (folder, date) after the system message; None:
                 only with tools on.
@@ -139,8 +140,6 @@ class ChutesOpenCodeLLM:
             ConfigurationError: A value that cannot be, or a combination that no engine offers.
         """
         check_shapes(locals(), INSTANCE_SHAPES)
-        limits = limits or Limits()
-        refuse_without_relay(relay, cache, fallback_models, limits)
         check_params(params or Params())
         overrides = {
             "timeout_seconds": timeout_seconds,
@@ -148,11 +147,13 @@ class ChutesOpenCodeLLM:
             "retries": retries,
             "opencode_bin": opencode_bin,
         }
-        self.settings = _with_overrides(settings, overrides)
+        settings = _with_overrides(settings, overrides)
+        entry = find_provider(provider, files=settings.provider_files())
+        self.settings = settings.for_provider(entry, base_url=base_url)
         self._options = Options(
             model=model,
             system_message=system_message,
-            provider=find_provider(provider),
+            provider=entry,
             engine=engine,
             params=params or Params(),
             tools=tool_servers(tools),
@@ -163,16 +164,20 @@ class ChutesOpenCodeLLM:
             env=dict(env or {}),
             agent_name=agent_name,
             retry_after_tools=retry_after_tools,
-            limits=limits,
+            limits=limits or Limits(),
             isolation=isolation,
             context=context,
             extra_cli_args=tuple(extra_cli_args),
+            relay=relay,
+            fallback_models=tuple(fallback_models),
+            cache=None if cache is None else as_folder(cache, "cache").absolute(),
         )
         self._log_name = logging_name
-        self._log_level = _level_name(logging_level) or self.settings.log_level
+        self._log_level = level_name(logging_level) or self.settings.log_level
         self._log_file = TranscriptLog(Path(log_dir), logging_name) if log_dir else None
         self._on_event = on_event
         self._runtimes: dict[int, Runtime] = {}
+        self._totals: dict[int, Budget] = {}
 
     def prompt(self, prompt: str = "", **arguments: Unpack[PromptArguments]) -> QueryResult:
         """Run one prompt and wait for its end.
@@ -250,6 +255,11 @@ class ChutesOpenCodeLLM:
         finally:
             await background.Job(results.aclose()).join()
 
+    @staticmethod
+    def relay_stats() -> RelayStats:
+        """Tell what this process's relay does now: open prompts, and how each account is paced."""
+        return shared_relay().stats()
+
     def close(self) -> None:
         """End what the instance keeps running; it can be used again afterwards."""
         runtime = self._runtimes.pop(os.getpid(), None)
@@ -266,7 +276,7 @@ class ChutesOpenCodeLLM:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave processes, catalogue and key behind; the key is read where the copy is used."""
-        return {**self.__dict__, "_runtimes": {}}
+        return {**self.__dict__, "_runtimes": {}, "_totals": {}}
 
     def __repr__(self) -> str:
         """Name model, provider and engine."""
@@ -328,10 +338,22 @@ class ChutesOpenCodeLLM:
         """Return this process's engine, catalogue and places; made when first needed."""
         pid = os.getpid()
         if pid not in self._runtimes:
-            made = await asyncio.to_thread(Runtime.make, self.settings, self._options.provider)
+            made = await asyncio.to_thread(
+                Runtime.make,
+                self.settings,
+                self._options.provider,
+                total=self._total(),
+            )
             if self._runtimes.setdefault(pid, made) is made and made.binary_warning:
                 self._logger().warning("opencode", warning=made.binary_warning)
         return self._runtimes[pid]
+
+    def _total(self) -> Budget | None:
+        """Return what all prompts of the instance may cost in this process, spent sums included."""
+        usd = self._options.limits.max_total_cost_usd
+        if usd is None:
+            return None
+        return self._totals.setdefault(os.getpid(), Budget("max_total_cost_usd", usd))
 
     def _logger(self) -> Any:
         return make_logger(self._log_name, self._log_level, self.settings.log_format)
@@ -352,29 +374,13 @@ def _with_overrides(settings: Settings | None, overrides: Mapping[str, Any]) -> 
     return settings.overridden(**given)
 
 
-def _level_name(level: int | str | None) -> str | None:
-    """Return the name of a logging level, lower case.
-
-    Raises:
-        ConfigurationError: There is no such level.
-    """
-    if level is None:
-        return None
-    name = (logging.getLevelName(level) if isinstance(level, int) else level).lower()
-    if name not in LEVELS:
-        raise ConfigurationError(
-            raw_message=f"logging_level {level!r} is none of {', '.join(LEVELS)}"
-        )
-    return name
-
-
 def _log_event(log: Any, event: Event) -> None:
     """Write what an operator wants to know."""
     if isinstance(event, PromptStarted):
         log.info("prompt started", model=event.model, engine=event.engine)
     elif isinstance(event, Retrying):
         log.warning(
-            "attempt failed, trying again",
+            f"{event.scope} failed, trying again",
             attempt=event.attempt,
             error=str(event.error),
             wait_seconds=round(event.wait_seconds, 1),

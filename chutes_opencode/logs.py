@@ -7,17 +7,20 @@ held while a line is written, so a process forked at that moment cannot hang on 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.masking import mask, mask_value
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 LogFormat = Literal["console", "json"]
+LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class LineSink:
@@ -71,6 +74,22 @@ def make_logger(
         cache_logger_on_first_use=False,
     )
     return logger.bind(logger=name)
+
+
+def level_name(level: int | str | None) -> str | None:
+    """Return the name of a logging level, lower case; None for None.
+
+    Raises:
+        ConfigurationError: There is no such level.
+    """
+    if level is None:
+        return None
+    name = (logging.getLevelName(level) if isinstance(level, int) else level).lower()
+    if name not in LEVELS:
+        raise ConfigurationError(
+            raw_message=f"logging_level {level!r} is none of {', '.join(LEVELS)}"
+        )
+    return name
 
 
 def _processors(fmt: LogFormat) -> list[Processor]:

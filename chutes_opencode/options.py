@@ -45,6 +45,8 @@ MAX_WHOLE = 2**53 - 1
 INSTANCE_SHAPES: Mapping[str, Shape] = {
     "model": ((str, NoneType), "a string"),
     "system_message": ((str, NoneType), "a string or None"),
+    "provider": ((str,), "a string"),
+    "base_url": ((str, NoneType), "a URL"),
     "params": ((Params, NoneType), "a Params(…)"),
     "tools": ((Iterable,), "a list of tool servers"),
     "builtin_tools": ((bool,), "True or False"),
@@ -56,6 +58,9 @@ INSTANCE_SHAPES: Mapping[str, Shape] = {
     "retry_after_tools": ((bool,), "True or False"),
     "limits": ((Limits, NoneType), "a Limits(…)"),
     "context": ((bool, NoneType), "True, False or None"),
+    "relay": ((bool,), "True or False"),
+    "fallback_models": ((list, tuple), "a list of model ids"),
+    "cache": ((str, Path, NoneType), "a folder"),
     "settings": ((Settings, NoneType), "what load_settings() returns"),
     "log_dir": ((str, Path, NoneType), "a path"),
     "logging_name": ((str,), "a string"),
@@ -93,6 +98,9 @@ class Options:
     isolation: str = "shared"
     context: bool | None = None
     extra_cli_args: tuple[str, ...] = ()
+    relay: bool = True
+    fallback_models: tuple[str, ...] = ()
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be.
@@ -113,6 +121,7 @@ class Options:
                     raw_message=f"env: {name!r} cannot be an environment variable"
                 )
         _check_limits(self.limits)
+        _check_relay(self)
         _check_flags(self.extra_cli_args)
 
 
@@ -140,26 +149,32 @@ def _check_flags(arguments: Sequence[object]) -> None:
         before = argument
 
 
-def refuse_without_relay(
-    relay: bool, cache: object, fallback_models: Sequence[str], limits: Limits
-) -> None:
-    """Refuse what only the relay can do, rather than ignore it.
-
-    Raises:
-        ConfigurationError: Names the value.
-    """
+def _check_relay(options: Options) -> None:
+    """Refuse what the chosen way to the provider cannot do, rather than ignore it."""
+    if options.relay and options.provider.wire == "native":
+        raise ConfigurationError(
+            raw_message=f"{options.provider.name} speaks a wire of its own, which the relay does "
+            "not read",
+            hint="Pass relay=False (--no-relay): opencode then talks to it itself, and a command "
+            "of its agent can read the key.",
+        )
+    names: tuple[object, ...] = options.fallback_models
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ConfigurationError(raw_message="fallback_models must be a list of model ids")
+    limits = options.limits
     asked = {
-        "relay=True": relay,
-        "cache=": cache is not None,
-        "fallback_models=": bool(fallback_models),
+        "cache=": options.cache is not None,
+        "fallback_models=": bool(options.fallback_models),
         "limits.max_tokens": limits.max_tokens is not None,
         "limits.max_cost_usd": limits.max_cost_usd is not None,
+        "limits.max_total_cost_usd": limits.max_total_cost_usd is not None,
     }
     for name, is_asked in asked.items():
-        if is_asked:
+        if is_asked and not options.relay:
             raise ConfigurationError(
-                raw_message=f"{name} needs the relay, which this version does not have yet",
-                hint=f"Leave {name.rstrip('=')} out; limits.max_requests is enforced without it.",
+                raw_message=f"{name} needs the relay",
+                hint="Leave relay=False (--no-relay) out; limits.max_requests is enforced without "
+                "it, too.",
             )
 
 
@@ -223,8 +238,14 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _check_limits(limits: Limits) -> None:
-    count: object = limits.max_requests
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ConfigurationError(
-            raw_message=f"limits.max_requests must be at least 1, not {limits.max_requests!r}"
-        )
+    for name in ("max_requests", "max_tokens"):
+        count: object = getattr(limits, name)
+        whole = isinstance(count, int) and not isinstance(count, bool) and count >= 1
+        if not whole and (count is not None or name == "max_requests"):
+            raise ConfigurationError(raw_message=f"limits.{name} must be at least 1, not {count!r}")
+    for name in ("max_cost_usd", "max_total_cost_usd"):
+        usd: object = getattr(limits, name)
+        if usd is not None and not (_is_number(usd) and usd >= 0):  # type: ignore[operator]
+            raise ConfigurationError(
+                raw_message=f"limits.{name} must be a number of US dollars, not {usd!r}"
+            )

@@ -18,11 +18,13 @@ from chutes_opencode.arguments import (
 )
 from chutes_opencode.attachments import FileArgument, read_files, split_files
 from chutes_opencode.call import Call
+from chutes_opencode.credentials import key_advice
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.options import Options, check_params
 from chutes_opencode.request import Params, PromptRequest, check_shapes
 from chutes_opencode.retry import RetryPolicy
 from chutes_opencode.runtime import Runtime
+from chutes_opencode.spending import make_terms
 from chutes_opencode.structured import Schema
 
 RULES_FILES = ("AGENTS.md", "CLAUDE.md")
@@ -41,6 +43,7 @@ async def prepare(
     work_dir: str | Path | None = None,
     session_id: str | None = None,
     keep_session: bool | str | Path = False,
+    sample_index: int = 0,
 ) -> Call:
     """Make the call of one prompt; the arguments are those of `PromptArguments`.
 
@@ -60,6 +63,7 @@ async def prepare(
     sampling = params or options.params
     check_params(sampling)
     model = await runtime.resolve(options.model or runtime.settings.default_model)
+    stand_ins = [await runtime.resolve(name) for name in options.fallback_models]
     frames, attachments = split_files(read_files(files or ()), model.input_modalities, model.id)
     schema = None if output_schema is None else Schema.from_any(output_schema)
     servers = options.tools if tools is None else tool_servers(tools)
@@ -88,10 +92,20 @@ async def prepare(
     )
     return Call(
         request=request,
+        terms=make_terms(
+            options,
+            runtime.settings,
+            (model, *stand_ins),
+            budgets=runtime.budgets,
+            inherited=runtime.inherited,
+            sample_index=sample_index,
+        ),
         price=model.price,
         node_id=socket.gethostname(),
         policy=RetryPolicy(retries=runtime.settings.retries),
         deadline_seconds=runtime.settings.deadline_seconds,
+        patterns=options.provider.patterns,
+        key_hint=key_advice(options.provider),
         schema=schema,
         retry_after_tools=options.retry_after_tools,
     )

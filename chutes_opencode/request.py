@@ -56,14 +56,18 @@ class Limits:
     """What a prompt may use at most, over all its attempts.
 
     Attributes:
-        max_requests: Model requests, sub-agents included.
+        max_requests: Model requests, retries and sub-agents included.
         max_tokens: Tokens, input and output together (needs the relay).
-        max_cost_usd: US dollars (needs the relay).
+        max_cost_usd: US dollars (needs the relay). Before each request its largest possible cost
+            is set aside, so the limit holds, and one that could cross it is not sent.
+        max_total_cost_usd: US dollars of all prompts of the instance in this process (needs the
+            relay).
     """
 
     max_requests: int = 100
     max_tokens: int | None = None
     max_cost_usd: float | None = None
+    max_total_cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

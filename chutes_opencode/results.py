@@ -10,6 +10,12 @@ from typing import Any
 
 from chutes_opencode.errors import OpenCodeError
 
+WHOLE_FINISH = frozenset(
+    # "unread": of a native stream whose format the guard does not know; opencode has judged it.
+    {"stop", "tool_calls", "function_call", "length", "content_filter", "unread"}
+)
+"""Finish reasons after which a model step is whole."""
+
 # The seed's backend cuts tool arguments and results in its trace at this many characters.
 TRACE_CUT = 2000
 
@@ -98,6 +104,11 @@ class Exchange:
     cost_usd: float | None = None
     replayed: bool = False
     attempt: int = 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model came to an end that opencode knows how to go on from."""
+        return self.finish_reason in WHOLE_FINISH
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +316,12 @@ class QueryResult:
     work_dir: Path | None = None
     error: OpenCodeError | None = None
     index: int | None = None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether every model answer came from the `cache` folder, so that nothing was paid."""
+        answered = [exchange for exchange in self.exchanges if exchange.status is not None]
+        return bool(answered) and all(exchange.replayed for exchange in answered)
 
     def raise_for_error(self) -> QueryResult:
         """Return self, or raise the error that stands in `error`."""

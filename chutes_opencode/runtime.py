@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from chutes_opencode.catalog.catalog import Catalog
+from chutes_opencode.catalog.catalog import shared_lookup
+from chutes_opencode.catalog.lookup import ModelLookup
 from chutes_opencode.catalog.models import Model
+from chutes_opencode.catalog.names import qualified
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.engines.base import Engine
 from chutes_opencode.engines.run import RunEngine
 from chutes_opencode.errors import ConfigurationError
+from chutes_opencode.limits import Budget
 from chutes_opencode.opencode.binary import find_binary
 from chutes_opencode.opencode.config import Target
 from chutes_opencode.opencode.sessions import SessionStore
 from chutes_opencode.settings import Settings, inherited_environment
+from chutes_opencode.spending import process_budget
 
 CANDIDATES = 5
 
-# Catalogues and places are shared by all instances of a process.
-_catalogs: dict[tuple[int, str], Catalog] = {}
+# Places are shared by all instances of a process.
 _slots: dict[tuple[int, int], asyncio.Semaphore] = {}
 
 
@@ -36,18 +39,30 @@ class Runtime:
         engine: Runs attempts.
         catalog: Which models exist.
         slots: Places for opencode processes.
+        inherited: What of the caller's environment opencode gets.
+        budgets: Dollars that the instance's prompts share, with others of the process and with
+            each other.
     """
 
     settings: Settings
     provider: Provider
     engine: Engine
-    catalog: Catalog
+    catalog: ModelLookup
     slots: asyncio.Semaphore
+    inherited: Mapping[str, str] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
     binary_warning: str = ""
 
     @classmethod
-    def make(cls, settings: Settings, provider: Provider) -> Runtime:
+    def make(
+        cls, settings: Settings, provider: Provider, *, total: Budget | None = None
+    ) -> Runtime:
         """Find opencode and put everything together; may take a second the first time.
+
+        Args:
+            settings: Those of the provider.
+            provider: The registry's entry.
+            total: What all prompts of the instance may cost here; None: no limit.
 
         Raises:
             OpenCodeError: No key, no opencode, no writable temporary folder.
@@ -56,7 +71,7 @@ class Runtime:
         inherited = inherited_environment()
         installed = settings.home / "opencode"
         binary = find_binary(settings.opencode_bin, inherited.get("PATH", ""), installed)
-        catalog = shared_catalog(settings)
+        catalog = shared_lookup(provider, settings)
         engine = RunEngine(
             binary=binary,
             target=lambda: Target(provider, settings.base_url, catalog.known),
@@ -66,7 +81,17 @@ class Runtime:
             sessions=SessionStore(settings.home / "sessions"),
         )
         slots = shared_slots(settings.max_processes)
-        return cls(settings, provider, engine, catalog, slots, binary.warning)
+        own = () if total is None else (total,)
+        return cls(
+            settings,
+            provider,
+            engine,
+            catalog,
+            slots,
+            inherited,
+            (*own, *process_budget(settings)),
+            binary.warning,
+        )
 
     async def resolve(self, asked: str | None) -> Model:
         """Return the model that a caller means, with or without the provider's prefix.
@@ -75,34 +100,21 @@ class Runtime:
             ConfigurationError: None is named; the message names candidates.
             ModelNotFoundError: The provider lists no such model.
         """
-        token = self.settings.with_fresh_token().require_token()
+        self.settings.with_fresh_token().require_token()
         if not asked or not asked.strip():
-            models = await self.catalog.models(token)
-            names = ", ".join(model.id for model in models[:CANDIDATES])
+            models = (await self.catalog.listing())[:CANDIDATES]
+            names = ", ".join(qualified(self.provider.id, model.id) for model in models)
             raise ConfigurationError(
                 raw_message="no model is named"
                 + (f"; there are for example {names}" if names else ""),
                 hint="Pass model=, or set default_model (CHUTES_OPENCODE_DEFAULT_MODEL).",
             )
-        # Of a list, too, white space around a name is nobody's: it would be sent as it is.
-        asked = ",".join(part.strip() for part in asked.split(","))
-        known = {model.id for model in await self.catalog.models(token)}
-        # Also each member of a list: "chutes/a,chutes/b".
-        bare = re.sub(rf"(^|,\s*){re.escape(self.provider.id)}/", r"\1", asked)
-        name = asked if asked in known else bare
-        return await self.catalog.resolve(name, token)
+        return await self.catalog.resolve(asked)
 
     async def close(self) -> None:
         """End what the engine keeps running."""
+        self.catalog.close()
         await self.engine.close()
-
-
-def shared_catalog(settings: Settings) -> Catalog:
-    """Return this process's catalogue of a URL."""
-    key = (os.getpid(), settings.base_url)
-    return _catalogs.setdefault(
-        key, Catalog(settings.base_url, refresh_interval=settings.refresh_interval)
-    )
 
 
 def shared_slots(count: int) -> asyncio.Semaphore:

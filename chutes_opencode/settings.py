@@ -103,6 +103,9 @@ class Settings(BaseModel):
         None, description="What a whole call may take, waits included, in seconds; None: no end."
     )
     retries: Count = Field(3, description="Attempts in all for one model step.")
+    max_process_cost_usd: Interval | None = Field(
+        None, description="US dollars that all prompts of this process may cost; None: no limit."
+    )
     max_processes: Count = Field(
         default_factory=lambda: max(2, os.cpu_count() or 1),
         description="How many cold opencode processes may run at once.",

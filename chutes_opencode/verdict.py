@@ -2,7 +2,8 @@
 
 Who is believed, in this order:
 
-1. our own hand: what we ended, and why (deadline, limit, missing tool server, wrong agent);
+1. our own hand: what the relay or we ended, and why (deadline, limit, failing provider, missing
+   tool server, wrong agent);
 2. the exchanges: what the provider really answered, where opencode was told something else;
 3. opencode's structured errors: of the session, then of the run's event stream;
 4. the finish reason of the last turn: only "stop" is a whole answer;
@@ -14,7 +15,7 @@ stderr is evidence of last resort: it is attached, not interpreted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -40,8 +41,9 @@ from chutes_opencode.errors import (
     TruncatedStreamError,
     UnknownOpenCodeError,
 )
+from chutes_opencode.limits import cost_usd
 from chutes_opencode.patterns import CHUTES_PATTERNS, ProviderPatterns
-from chutes_opencode.results import Exchange, Usage
+from chutes_opencode.results import Attempt, Exchange, Usage
 
 FIRST_FAILING_STATUS = 400
 TOOL_SERVER = "tool server "
@@ -67,13 +69,25 @@ class Verdict:
     served_model: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What an error is read by.
+
+    Attributes:
+        now: For reset times that the provider gives in seconds.
+        patterns: How the provider words its errors.
+    """
+
+    now: datetime
+    patterns: ProviderPatterns = CHUTES_PATTERNS
+
+
 def judge(
     evidence: Evidence,
     *,
     price: Price | None,
-    now: datetime,
+    scene: Scene,
     timeout_seconds: float,
-    patterns: ProviderPatterns = CHUTES_PATTERNS,
     key_hint: str = "",
 ) -> Verdict:
     """Judge an attempt.
@@ -81,12 +95,11 @@ def judge(
     Args:
         evidence: What the engine saw.
         price: Of the model, for the cost.
-        now: For reset times that the provider gives in seconds.
+        scene: What errors are read by.
         timeout_seconds: The attempt's deadline, for its message.
-        patterns: How the provider words its errors.
         key_hint: How to set the provider's key, if that is what is wrong; "": the error's own.
     """
-    error = _find_error(evidence, _Scene(now, patterns), timeout_seconds)
+    error = _find_error(evidence, scene, timeout_seconds)
     if key_hint and isinstance(error, AuthenticationError):
         error.hint = key_hint
     usage = total_usage(evidence)
@@ -94,10 +107,30 @@ def judge(
     return Verdict(
         error=error,
         usage=usage,
-        cost_usd=None if price is None else cost_usd(usage, price),
+        cost_usd=_total_cost(evidence, usage, price),
         finish_reason=evidence.transcript.finish_reason,
         served_model=served[-1] if served else None,
     )
+
+
+def failed_requests(evidence: Evidence, engine: str, scene: Scene) -> list[Attempt]:
+    """Return the single requests that failed and that the relay made up for, as attempts."""
+    sent = [e for e in evidence.exchanges if _was_sent(e)] if evidence.relayed else []
+    return [
+        Attempt(
+            number=exchange.attempt,
+            engine=engine,
+            scope="request",
+            model=exchange.requested_model or "",
+            session_id=exchange.session_id,
+            error=_exchange_error(exchange, evidence, scene),
+            usage=replace(exchange.usage or Usage(), num_requests=1),
+            cost_usd=exchange.cost_usd,
+            duration_s=exchange.duration_s or 0.0,
+        )
+        for exchange in sent[:-1]
+        if not exchange.whole
+    ]
 
 
 def total_usage(evidence: Evidence) -> Usage:
@@ -105,7 +138,7 @@ def total_usage(evidence: Evidence) -> Usage:
     sent = [exchange for exchange in evidence.exchanges if _was_sent(exchange)]
     seen = evidence.transcript.usage
     if not sent:
-        return seen
+        return Usage(num_turns=seen.num_turns) if evidence.exchanges else seen
     native = [exchange for exchange in sent if _read_by_opencode(exchange)]
     told = seen if native else sum((e.usage for e in sent if e.usage), Usage())
     # A sub-agent's turns stand in no transcript of ours.
@@ -124,7 +157,8 @@ def total_usage(evidence: Evidence) -> Usage:
 
 def _was_sent(exchange: Exchange) -> bool:
     """Tell whether a request left for the provider; one may be sent, fail, and then be refused."""
-    return exchange.refused is None or exchange.status is not None or exchange.error is not None
+    answered = exchange.status is not None or exchange.error is not None
+    return not exchange.replayed and (exchange.refused is None or answered)
 
 
 def _read_by_opencode(exchange: Exchange) -> bool:
@@ -140,30 +174,24 @@ def _unknown_usage(exchange: Exchange) -> bool:
     return exchange.usage is None and (answered or exchange.status is None)
 
 
-def cost_usd(usage: Usage, price: Price) -> float:
-    """Price a usage in US dollars; cached input at the input price where no other is known."""
-    cached = price.input if price.cache_read is None else price.cache_read
-    micro_dollars = (
-        (usage.input + usage.cache_write) * price.input
-        + usage.cache_read * cached
-        + (usage.output + usage.reasoning) * price.output
-    )
-    return micro_dollars / 1_000_000
+def _total_cost(evidence: Evidence, usage: Usage, price: Price | None) -> float | None:
+    """Sum what the relay has booked, each request at its model's price; else price the usage."""
+    if not evidence.relayed:
+        return None if price is None else cost_usd(usage, price)
+    costs = [exchange.cost_usd for exchange in evidence.exchanges]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Scene:
-    """What an error is read by."""
-
-    now: datetime
-    patterns: ProviderPatterns
-
-
-def _find_error(evidence: Evidence, scene: _Scene, timeout_seconds: float) -> OpenCodeError | None:
+def _find_error(evidence: Evidence, scene: Scene, timeout_seconds: float) -> OpenCodeError | None:
     upstream = _last_failure(evidence, scene)
     # A sub-agent that was refused is its parent's affair: the parent may still have answered.
     own = [e.refused for e in evidence.exchanges if e.refused and e.parent_session_id is None]
-    refused = own[-1] if own else None
+    # The relay says itself what it ended; it also refuses what is no part of the prompt.
+    refused = own[-1] if own and not evidence.relayed else None
+    if evidence.ended is not None and evidence.stopped not in ("timeout", "agent"):
+        evidence.ended.exit_code = evidence.returncode
+        return evidence.ended
     if evidence.stopped is not None:
         return _stopped(evidence, upstream, timeout_seconds)
     if refused is not None:
@@ -184,7 +212,7 @@ def _stopped(
             exit_code=evidence.returncode,
             raw_message=f"the prompt did not end within {timeout_seconds:g} s",
         )
-        error.__cause__ = upstream
+        error.__cause__ = evidence.ended or upstream
         return error
     if evidence.stopped == "attachment":
         return InvalidRequestError(
@@ -193,9 +221,10 @@ def _stopped(
             hint="Check that the images and PDF files are whole.",
         )
     if evidence.stopped == "guard":
+        missed = "a request to the relay" if evidence.relayed else "its guard plugin"
         return ConfigurationError(
             exit_code=evidence.returncode,
-            raw_message="opencode ran without its guard plugin: nothing bounded this prompt",
+            raw_message=f"opencode ran without {missed}: nothing bounded this prompt",
             hint="Use the tested opencode (`chutes-opencode setup`) and report this.",
         )
     if evidence.stopped == "agent":
@@ -226,13 +255,13 @@ def _refused(evidence: Evidence, reason: str, upstream: OpenCodeError | None) ->
     return upstream or UnknownOpenCodeError(exit_code=code, raw_message=reason)
 
 
-def _last_failure(evidence: Evidence, scene: _Scene) -> OpenCodeError | None:
+def _last_failure(evidence: Evidence, scene: Scene) -> OpenCodeError | None:
     """Return what the last request that was sent died of; None if it ended well."""
     sent = [exchange for exchange in evidence.exchanges if _was_sent(exchange)]
     return _exchange_error(sent[-1], evidence, scene) if sent else None
 
 
-def _exchange_error(exchange: Exchange, evidence: Evidence, scene: _Scene) -> OpenCodeError | None:
+def _exchange_error(exchange: Exchange, evidence: Evidence, scene: Scene) -> OpenCodeError | None:
     code = evidence.returncode
     if exchange.status is None:
         return ServerError(
@@ -250,12 +279,12 @@ def _exchange_error(exchange: Exchange, evidence: Evidence, scene: _Scene) -> Op
             exit_code=code,
             patterns=scene.patterns,
         )
-    if exchange.finish_reason in _WHOLE:
+    if exchange.whole:
         return None
     return _broken_stream(exchange, code, scene)
 
 
-def _broken_stream(exchange: Exchange, exit_code: int, scene: _Scene) -> OpenCodeError:
+def _broken_stream(exchange: Exchange, exit_code: int, scene: Scene) -> OpenCodeError:
     """Say what a stream without a finish reason is: cut, unless its error event tells more."""
     told = exchange.error or "the stream ended without a finish reason"
     event = {"name": "UnknownError", "data": {"message": told}}
@@ -276,11 +305,7 @@ def _broken_stream(exchange: Exchange, exit_code: int, scene: _Scene) -> OpenCod
     )
 
 
-# "unread": of a native stream whose format the guard does not know; opencode has judged it.
-_WHOLE = frozenset({"stop", "tool_calls", "function_call", "length", "content_filter", "unread"})
-
-
-def _structured(evidence: Evidence, error: Mapping[str, Any], scene: _Scene) -> OpenCodeError:
+def _structured(evidence: Evidence, error: Mapping[str, Any], scene: Scene) -> OpenCodeError:
     return classify_error(
         dict(error),
         returncode=evidence.returncode,

@@ -199,10 +199,12 @@ def check_default_model(catalog: Catalog) -> Iterator[Check]:
 
 def check_key_destination(settings: Settings) -> Iterator[Check]:
     """Warn when a file of the project decides to whom the user's own key goes."""
-    project = "chutes-opencode.toml:"
+    from chutes_opencode.settings import project_file, project_providers_file
+
+    project = (f"{project_file().name}:", f"{project_providers_file().name}:")
     url_from, key_from = settings.sources["base_url"], settings.sources["api_token"]
-    own = settings.is_chutes or settings.is_loopback
-    if settings.api_token and project in url_from and project not in key_from and not own:
+    own = settings.is_chutes or settings.is_loopback or any(name in key_from for name in project)
+    if settings.api_token and any(name in url_from for name in project) and not own:
         detail = f"{url_from} sends your key (from {key_from}) to {settings.base_url}"
         fix = "Remove base_url from the project's file unless you trust that host with the key."
         yield Check("key's destination", "warn", detail, fix)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chutes_opencode.cli.output import counted, say
 from chutes_opencode.cli.session import provider_settings
-from chutes_opencode.credentials import missing_key
-from chutes_opencode.errors import ServerError
+from chutes_opencode.credentials import key_advice, missing_key
+from chutes_opencode.errors import AuthenticationError, OpenCodeError, ServerError
 
 if TYPE_CHECKING:
     from chutes_opencode.catalog.catalog import Catalog
@@ -45,12 +45,29 @@ def look_up(catalog: Catalog) -> Listing:
     """Return the models that there are.
 
     Raises:
+        AuthenticationError: There are none, since the list is for a good key only.
         ServerError: There are none, since the list could not be had.
     """
     listing = catalog.models()
-    if not listing and listing.problems:
-        raise ServerError(raw_message="; ".join(listing.problems), hint=NETWORK_HINT)
+    if listing.source == "fallback" and not listing and listing.problems:
+        raise unfetched(listing.problems, catalog)
     return listing
+
+
+def unfetched(problems: Sequence[str], catalog: Catalog, *, kept: str = "") -> OpenCodeError:
+    """Return the error of a list that could not be had.
+
+    Args:
+        problems: What went wrong.
+        catalog: Whose list it is.
+        kept: A sentence for the hint: what is used instead.
+    """
+    from chutes_opencode.catalog.discovery import KEY_REFUSED
+
+    said = "; ".join(problems) or "the list could not be fetched"
+    if KEY_REFUSED in said or "HTTP 401" in said:
+        return AuthenticationError(raw_message=said, hint=key_advice(catalog.provider))
+    return ServerError(raw_message=said, hint=f"{NETWORK_HINT} {kept}".rstrip())
 
 
 def resolve(catalog: Catalog, asked: str) -> Model:
@@ -94,6 +111,9 @@ def warn(listing: Listing, catalog: Catalog) -> None:
     for problem in listing.problems:
         say(f"warning: {problem}")
     provider, settings = catalog.provider, catalog.settings
+    if not listing and listing.source != "fallback":
+        where = settings.sources["model_filter"]
+        say(f"warning: model_filter (from {where}) hides every model of the list")
     refused = any("HTTP 401" in problem for problem in listing.problems)
     if refused and provider.needs_key and settings.api_token is None:
         error = missing_key(provider)

@@ -161,7 +161,7 @@ def compare(
 
     with open_catalog(provider, simulate=simulate) as catalog, waiting():
         listing = look_up(catalog)
-        found = [resolve(catalog, name) for name in dict.fromkeys(models)]
+        found = _resolved(catalog, models)
     if as_json:
         print_json(
             {"ok": True, **listing_fields(listing, catalog), "models": _fields(found, catalog)}
@@ -201,7 +201,7 @@ def estimate(
 
     with open_catalog(provider, simulate=simulate) as catalog, waiting():
         listing = look_up(catalog)
-        asked = [resolve(catalog, name) for name in dict.fromkeys(models or ())]
+        asked = _resolved(catalog, models or ())
     try:
         costs = [
             (model, estimate_cost(model, input_tokens, output_tokens, cached_tokens))
@@ -261,6 +261,11 @@ def show_columns(columns: Sequence[Any], *, markdown: bool) -> None:
     from chutes_opencode.cli.tables import print_columns, print_markdown
 
     (print_markdown if markdown else print_columns)(columns)
+
+
+def _resolved(catalog: Catalog, names: Sequence[str]) -> list[Model]:
+    """Return the models that names mean, each once, however often and however it is named."""
+    return list({model.id: model for model in (resolve(catalog, name) for name in names)}.values())
 
 
 def _fields(models: Sequence[Model], catalog: Catalog) -> list[dict[str, Any]]:

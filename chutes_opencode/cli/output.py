@@ -92,11 +92,16 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print_rich(table)
 
 
+def is_terminal() -> bool:
+    """Tell whether stdout is a terminal; a process that was started without one has no stdout."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def print_rich(table: Table) -> None:
     """Print on stdout: as wide as a terminal is; into a pipe as wide as it needs to be."""
     from rich.console import Console
 
-    if sys.stdout.isatty():
+    if is_terminal():
         Console(file=sys.stdout).print(table)
         return
     console = Console(file=StringIO(), width=PIPE_WIDTH)

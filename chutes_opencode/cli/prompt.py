@@ -74,7 +74,7 @@ def prompt(
         bool, typer.Option("--keep-session", help="Keep the session, so that it can be continued.")
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one attempt.")] = None,
-    retries: Annotated[int | None, typer.Option(help="Attempts in all.")] = None,
+    retries: Annotated[int | None, typer.Option(help="Attempts in all for one model step.")] = None,
     max_requests: Annotated[
         int | None, typer.Option(help="Most model requests to send, over all attempts.")
     ] = None,

@@ -5,15 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from chutes_opencode.cli.lookup import (
-    NETWORK_HINT,
-    listing_fields,
-    open_catalog,
-    warn,
-)
+from chutes_opencode.cli.lookup import listing_fields, open_catalog, unfetched, warn
 from chutes_opencode.cli.output import JsonOption, SimulateOption, counted, print_json, say
 from chutes_opencode.cli.session import ProviderOption, waiting
-from chutes_opencode.errors import ConfigurationError, ServerError
+from chutes_opencode.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from chutes_opencode.catalog.catalog import Catalog
@@ -33,7 +28,7 @@ def refresh(
         _require_list(catalog)
         listing = catalog.refresh()
     if listing.source != "api":
-        raise _not_fetched(listing)
+        raise unfetched(listing.problems, catalog, kept=f"Until then {_kept(listing)}.")
     if as_json:
         told = None if listing.changes is None else change_fields(listing.changes)
         print_json({"ok": True, **listing_fields(listing, catalog), "changes": told})
@@ -60,18 +55,13 @@ def _require_list(catalog: Catalog) -> None:
         )
 
 
-def _not_fetched(listing: Listing) -> ServerError:
-    """Return the error of a list that could not be fetched; it says what stays in use."""
+def _kept(listing: Listing) -> str:
+    """Return what stays in use when a list could not be fetched."""
     from chutes_opencode.catalog.listing import describe_age
 
     if listing.age_s is not None:
-        kept = f"the list of {describe_age(listing.age_s)} ago is used"
-    else:
-        kept = "the registry's own names are used" if listing else "there are no models"
-    return ServerError(
-        raw_message="; ".join(listing.problems) or "the list could not be fetched",
-        hint=f"{NETWORK_HINT} Until then {kept}.",
-    )
+        return f"the list of {describe_age(listing.age_s)} ago is used"
+    return "the registry's own names are used" if listing else "there are no models"
 
 
 def clear_cache(
@@ -100,7 +90,7 @@ def diff(
         _require_list(catalog)
         told = catalog.diff()
     if told.problems and told.since is not None and not told.changes:
-        raise ServerError(raw_message="; ".join(told.problems), hint=NETWORK_HINT)
+        raise unfetched(told.problems, catalog)
     if as_json:
         origin = {"provider": catalog.provider.id, "since": told.since}
         problems = {"problems": list(told.problems)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import typer
 
-from chutes_opencode.cli.output import PIPE_WIDTH, print_rich, say
+from chutes_opencode.cli.output import PIPE_WIDTH, is_terminal, print_rich, say
 from chutes_opencode.masking import mask
 
 GAP = 2
@@ -76,7 +76,7 @@ def terminal_width() -> int:
     """Return how many cells a line of stdout has; a pipe's have no end."""
     from rich.console import Console
 
-    return Console(file=sys.stdout).width if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(file=sys.stdout).width if is_terminal() else PIPE_WIDTH
 
 
 def print_markdown(columns: Sequence[Column]) -> None:

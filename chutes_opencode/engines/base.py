@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from chutes_opencode.errors import OpenCodeError
 from chutes_opencode.events import Event
+from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange, Transcript
 
@@ -30,10 +32,13 @@ class Evidence:
         run_error: The error object of the run's event stream.
         log_errors: Errors that its log tells.
         stopped: Why we ended or refuse it: "timeout", "failing", "agent" (not the one asked for),
-            "guard" (it ran without its guard), "attachment" (a file that opencode could not
-            read); None: it ended by itself.
+            "guard" (it ran without its guard, or past the relay), "attachment" (a file that
+            opencode could not read), "relay" (it has stopped); None: it ended by itself.
         work_dir: The agent's folder, where it outlives the attempt.
         duration_s: Seconds from its start to its end.
+        queued_s: Seconds of it that were spent waiting for the first permit of the relay.
+        relayed: Whether its requests went by the relay.
+        ended: What the relay ended it for; None: it did not, or was not there.
     """
 
     transcript: Transcript = field(default_factory=Transcript)
@@ -45,10 +50,15 @@ class Evidence:
     stopped: str | None = None
     work_dir: Path | None = None
     duration_s: float = 0.0
+    queued_s: float = 0.0
+    relayed: bool = False
+    ended: OpenCodeError | None = None
 
     @property
     def failures(self) -> int:
-        """Model requests that failed in a row at the end, before a stream had begun."""
+        """Attempts that the last model step has used up in vain."""
+        if self.relayed:
+            return _attempts_in_vain(self.exchanges)
         sent = [e for e in self.exchanges if e.status is not None or e.error is not None]
         streams = [number for number, e in enumerate(sent) if e.status == OK and e.body is None]
         return len(sent) - (streams[-1] + 1 if streams else 0)
@@ -68,6 +78,12 @@ class Evidence:
         )
 
 
+def _attempts_in_vain(exchanges: tuple[Exchange, ...]) -> int:
+    """Read it off the relay's numbers: they leave out refusals that were not the step's fault."""
+    sent = [e for e in exchanges if not e.replayed and (e.status is not None or e.error)]
+    return sent[-1].attempt if sent and not sent[-1].whole else 0
+
+
 class Engine(Protocol):
     """A way to run a prompt."""
 
@@ -77,7 +93,11 @@ class Engine(Protocol):
         ...
 
     async def run(
-        self, request: PromptRequest, observe: Observe, accept: Callable[[Evidence], bool]
+        self,
+        request: PromptRequest,
+        observe: Observe,
+        accept: Callable[[Evidence], bool],
+        terms: Terms | None = None,
     ) -> Evidence:
         """Run one attempt of a prompt.
 
@@ -86,6 +106,7 @@ class Engine(Protocol):
             observe: Is told what the model writes, as it comes.
             accept: Judges the evidence; a session that shall outlive the prompt is changed only
                 when it says yes, so that a retry does not send the user's message twice.
+            terms: What it may do at the relay; None: opencode talks to the provider itself.
 
         Returns:
             What was seen; a failure of the model, the provider or opencode is evidence too.

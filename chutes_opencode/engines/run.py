@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chutes_opencode.engines.base import Evidence, Observe
+from chutes_opencode.engines.seat import Seat, settle, take_seat
 from chutes_opencode.engines.watch import Watch
-from chutes_opencode.errors import ConfigurationError, PromptTimeoutError, UnknownOpenCodeError
+from chutes_opencode.engines.wire import GuardWire, Wire, relayed
+from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.masking import mask
 from chutes_opencode.opencode.binary import Binary
 from chutes_opencode.opencode.config import (
@@ -23,11 +25,9 @@ from chutes_opencode.opencode.config import (
     output_ceiling,
     render_config,
 )
-from chutes_opencode.opencode.guard import guard_spec
 from chutes_opencode.opencode.history import import_document
-from chutes_opencode.opencode.sessions import SessionCard, SessionStore
+from chutes_opencode.opencode.sessions import SessionStore
 from chutes_opencode.opencode.transcript import (
-    exchanges_from_guard,
     parse_run_error,
     parse_session_id,
     transcript_from_events,
@@ -40,9 +40,10 @@ from chutes_opencode.opencode.workspace import (
     build_environment,
     clear_locks,
     temporary_workspace,
-    write_guard,
 )
 from chutes_opencode.process import Command, ProcessTimeout, Supervised, run_to_end
+from chutes_opencode.relay.server import Relay, shared_relay
+from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange, Transcript
 
@@ -57,10 +58,11 @@ class RunEngine:
     Attributes:
         binary: opencode.
         target: Returns where model requests go, with the models of now.
-        key: Returns the provider key, asked anew for each attempt, so that it can rotate.
+        key: Returns the provider key, asked anew for each attempt without the relay.
         inherited: What of the caller's environment opencode gets.
         temp_root: Where workspaces are made.
         sessions: Where sessions are kept.
+        relay: Returns this process's relay.
         name: "run".
     """
 
@@ -70,20 +72,37 @@ class RunEngine:
     inherited: Mapping[str, str]
     temp_root: Path
     sessions: SessionStore
+    relay: Callable[[], Relay] = shared_relay
     name: str = "run"
 
     async def run(
-        self, request: PromptRequest, observe: Observe, accept: Callable[[Evidence], bool]
+        self,
+        request: PromptRequest,
+        observe: Observe,
+        accept: Callable[[Evidence], bool],
+        terms: Terms | None = None,
     ) -> Evidence:
         """Run one attempt; see `Engine.run`."""
         try:
             async with AsyncExitStack() as stack:
                 workspace = stack.enter_context(temporary_workspace(self.temp_root))
-                seat = await stack.enter_async_context(self._seat(request, workspace))
-                evidence = await self._attempt(request, workspace, seat, observe)
+                seat = await stack.enter_async_context(
+                    take_seat(
+                        request,
+                        workspace,
+                        self.sessions,
+                        engine=self.name,
+                        version=self.binary.version,
+                    )
+                )
+                wire = await self._wire(stack, request, terms, workspace, seat, observe)
+                evidence = await self._attempt(request, workspace, seat, wire, observe)
                 if seat.card is not None:
                     # Not in a thread: a cancelled one would go on in a removed workspace.
-                    self._settle(request, workspace, seat.card, evidence, accept(evidence))
+                    accepted = accept(evidence)
+                    settle(
+                        request, workspace, self.sessions, seat.card, evidence, accepted=accepted
+                    )
                 return evidence
         except OSError as error:
             raise ConfigurationError(
@@ -99,89 +118,74 @@ class RunEngine:
     async def close(self) -> None:
         """Do nothing: no process outlives its prompt."""
 
-    @asynccontextmanager
-    async def _seat(self, request: PromptRequest, workspace: Workspace) -> AsyncIterator[_Seat]:
-        """Find or make the session's place and the agent's folder."""
-        version = self.binary.version
-        if request.session_id is not None:
-            # Before the wait as well: of a session that is not there, not even a lock shall be.
-            self.sessions.find(request.session_id, engine=self.name, version=version)
-            async with AsyncExitStack() as stack:
-                await self._take_turn(stack, request.session_id, request.timeout_seconds)
-                card = self.sessions.find(request.session_id, engine=self.name, version=version)
-                card.refuse_move(request.keep_session)
-                await asyncio.to_thread(_copy_data, card, workspace)
-                yield _Seat(_work_dir(request, Path(card.work_dir)), request.session_id, card)
-        elif request.keep_session:
-            keep = request.keep_session if isinstance(request.keep_session, Path) else None
-            card = self.sessions.place(keep, engine=self.name, version=version)
-            try:
-                yield _Seat(_work_dir(request, Path(card.work_dir)), None, card)
-            except BaseException:
-                self.sessions.discard(card)
-                raise
-        else:
-            yield _Seat(_work_dir(request, workspace.work), None, None)
+    async def _wire(
+        self,
+        stack: AsyncExitStack,
+        request: PromptRequest,
+        terms: Terms | None,
+        workspace: Workspace,
+        seat: Seat,
+        observe: Observe,
+    ) -> Wire:
+        """Make the attempt's way to the provider."""
+        if terms is None:
+            return GuardWire(request, self.target(), workspace, self.key())
+        relay = await asyncio.to_thread(self.relay)
+        return await stack.enter_async_context(
+            relayed(relay, request, terms, workspace, seat, observe)
+        )
 
-    async def _take_turn(self, stack: AsyncExitStack, session_id: str, seconds: float) -> None:
-        """Wait for the session; others may be using it."""
-        try:
-            async with asyncio.timeout(seconds):
-                await stack.enter_async_context(self.sessions.turn(session_id))
-        except TimeoutError as error:
-            raise PromptTimeoutError(
-                raw_message=f"session {session_id} was in use for {seconds:g} s"
-            ) from error
-
-    def _settle(
+    async def _attempt(
         self,
         request: PromptRequest,
         workspace: Workspace,
-        card: SessionCard,
-        evidence: Evidence,
-        accepted: bool,
-    ) -> None:
-        """Keep the session, forget it, or leave it as it was before the attempt."""
-        session_id = evidence.transcript.session_id
-        if accepted and session_id and request.keep_session:
-            self.sessions.keep(session_id, card, workspace.data)
-        elif accepted and request.session_id:
-            self.sessions.forget(request.session_id)
-        elif request.session_id is None:
-            self.sessions.discard(card)
-
-    async def _attempt(
-        self, request: PromptRequest, workspace: Workspace, seat: _Seat, observe: Observe
+        seat: Seat,
+        wire: Wire,
+        observe: Observe,
     ) -> Evidence:
         started = time.monotonic()
         since_ms = int(time.time() * 1000)
-        environment = self._write_inputs(request, workspace)
-        watch = Watch(workspace.file("run.out"), workspace.file("run.err"), observe)
+        environment = self._write_inputs(request, workspace, wire)
+        watch = Watch(
+            workspace.file("run.out"),
+            workspace.file("run.err"),
+            wire.told(observe),
+            relayed=wire.relayed,
+        )
         returncode, export = -1, None
         try:
-            async with asyncio.timeout(request.timeout_seconds):
+            async with asyncio.timeout(request.timeout_seconds) as timeout:
                 session_id = seat.session_id
                 if request.history and session_id is None:
                     session_id = await self._import(request, workspace, seat, environment)
                     since_ms = int(time.time() * 1000)  # the history is dated before its import
-                returncode = await self._watched(
-                    self._run_command(request, workspace, seat, session_id, environment), watch
-                )
+                if session_id is not None:
+                    wire.bind(session_id)
+                command = self._run_command(request, workspace, seat, session_id, environment)
+                clock = _Clock(timeout, request.timeout_seconds)
+                returncode = await self._watched(command, watch, wire, clock)
                 if watch.stop is None:
                     export = await self._export(workspace, environment, seat)
         except TimeoutError:
-            watch.stop = "timeout"
+            watch.end("timeout")
         watch.look()
+        # The books are whole when the way is closed: what was under way is cut and priced.
+        await wire.close()
         return self._evidence(
-            request, workspace, seat, watch, returncode, export, since_ms, started
+            request, workspace, seat, watch, wire, returncode, export, since_ms, started
         )
 
-    def _write_inputs(self, request: PromptRequest, workspace: Workspace) -> dict[str, str]:
-        """Write config, guard, prompt and attachments; return the environment."""
-        placeholder, target = key_placeholder(), self.target()
-        config = build_config(request, target, plugin=workspace.guard, key=placeholder)
+    def _write_inputs(
+        self, request: PromptRequest, workspace: Workspace, wire: Wire
+    ) -> dict[str, str]:
+        """Write config, prompt and attachments; return the environment."""
+        placeholder = key_placeholder()
+        target = replace(self.target(), base_url=wire.base_url)
+        told = replace(request, system_message=wire.agent_prompt)
+        config = build_config(
+            told, target, plugin=wire.plugin, key=placeholder, patient=wire.relayed
+        )
         workspace.config.write_text(render_config(config, key=placeholder))
-        write_guard(workspace, guard_spec(request, target, workspace.attachments))
         # opencode drops a byte order mark at the beginning of its input; of two one arrives (seen).
         mark = "\ufeff" if request.prompt.startswith("\ufeff") else ""
         workspace.file("prompt").write_bytes((mark + request.prompt).encode())
@@ -190,19 +194,20 @@ class RunEngine:
         ):
             path.parent.mkdir(parents=True)
             path.write_bytes(part.content)
-        return build_environment(
+        environment = build_environment(
             workspace,
             self.inherited,
             request.env,
-            key=self.key(),
+            key=wire.key,
             output_ceiling=output_ceiling(request, target),
         )
+        return environment if wire.plugin else _without_plugins(environment)
 
     def _run_command(
         self,
         request: PromptRequest,
         workspace: Workspace,
-        seat: _Seat,
+        seat: Seat,
         session_id: str | None,
         environment: Mapping[str, str],
     ) -> Command:
@@ -227,7 +232,7 @@ class RunEngine:
         self,
         arguments: list[str],
         workspace: Workspace,
-        seat: _Seat,
+        seat: Seat,
         environment: Mapping[str, str],
         *,
         name: str,
@@ -244,7 +249,7 @@ class RunEngine:
             workspace=workspace.root,
         )
 
-    async def _watched(self, command: Command, watch: Watch) -> int:
+    async def _watched(self, command: Command, watch: Watch, wire: Wire, clock: _Clock) -> int:
         """Run the command under the watch's eyes."""
         async with await Supervised.start(command) as process:
             waiting = asyncio.ensure_future(process.wait())
@@ -252,6 +257,9 @@ class RunEngine:
                 while not waiting.done() and watch.stop is None:
                     await asyncio.wait([waiting], timeout=LOOK_SECONDS)
                     watch.look()
+                    clock.wait_with(wire.queued_s())
+                    if wire.stopped():
+                        watch.end("relay")
                 if watch.stop is not None:
                     await process.end()
                 return (await waiting).returncode
@@ -262,7 +270,7 @@ class RunEngine:
         self,
         request: PromptRequest,
         workspace: Workspace,
-        seat: _Seat,
+        seat: Seat,
         environment: Mapping[str, str],
     ) -> str:
         """Give opencode the history as a session."""
@@ -284,7 +292,7 @@ class RunEngine:
         return str(document["info"]["id"])
 
     async def _export(
-        self, workspace: Workspace, environment: Mapping[str, str], seat: _Seat
+        self, workspace: Workspace, environment: Mapping[str, str], seat: Seat
     ) -> object | None:
         """Read the session back; None when there is none or it cannot be read."""
         written = _read(workspace.file("run.out"))
@@ -305,8 +313,9 @@ class RunEngine:
         self,
         request: PromptRequest,
         workspace: Workspace,
-        seat: _Seat,
+        seat: Seat,
         watch: Watch,
+        wire: Wire,
         returncode: int,
         export: object | None,
         since_ms: int,
@@ -316,7 +325,7 @@ class RunEngine:
         transcript = transcript_from_export(export, since_ms=since_ms)
         if not transcript.turns:
             transcript = transcript_from_events(stdout)
-        exchanges = exchanges_from_guard(_read(workspace.guard.with_name("guard.jsonl")))
+        exchanges = wire.exchanges()
         kept = request.work_dir or (seat.work_dir if request.keep_session else None)
         return Evidence(
             transcript=transcript,
@@ -328,16 +337,34 @@ class RunEngine:
             stopped=watch.stop or _unseen(request, transcript, exchanges, stdout),
             work_dir=kept,
             duration_s=time.monotonic() - started,
+            queued_s=wire.queued_s() or 0.0,
+            relayed=wire.relayed,
+            ended=wire.error(),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """Where the agent works, and the kept session that it works on."""
+class _Clock:
+    """The attempt's timeout, which begins with the first permit: a queue is nobody's fault."""
 
-    work_dir: Path
-    session_id: str | None
-    card: SessionCard | None
+    def __init__(self, timeout: asyncio.Timeout, seconds: float) -> None:
+        self._timeout = timeout
+        self._seconds = seconds
+        self._begun = asyncio.get_running_loop().time()
+        self._queued_s: float | None = 0.0
+
+    def wait_with(self, queued_s: float | None) -> None:
+        """Move the end by the wait so far; None: it goes on.
+
+        Args:
+            queued_s: As `Wire.queued_s` tells it.
+        """
+        settled = queued_s is not None and queued_s == self._queued_s
+        if settled or self._timeout.expired():
+            return
+        self._queued_s = queued_s
+        waits = queued_s is None
+        begin = asyncio.get_running_loop().time() if waits else self._begun + (queued_s or 0.0)
+        self._timeout.reschedule(begin + self._seconds)
 
 
 def _unseen(
@@ -352,25 +379,14 @@ def _unseen(
     return "attachment" if request.attachments and parse_run_error(stdout) is None else None
 
 
-def _work_dir(request: PromptRequest, default: Path) -> Path:
-    folder = request.work_dir or default
-    if not folder.is_dir():
-        raise ConfigurationError(
-            raw_message=f"work_dir {folder} is no folder", hint="Make the folder, or name another."
-        )
-    return folder.resolve()
-
-
-def _copy_data(card: SessionCard, workspace: Workspace) -> None:
-    import shutil
-
-    shutil.copytree(card.data, workspace.data)
-
-
 def _pure(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a call that needs neither plugin, config nor key."""
     dropped = ("OPENCODE_CONFIG", KEY_VARIABLE)
-    return {k: v for k, v in environment.items() if k not in dropped} | {"OPENCODE_PURE": "1"}
+    return _without_plugins({k: v for k, v in environment.items() if k not in dropped})
+
+
+def _without_plugins(environment: Mapping[str, str]) -> dict[str, str]:
+    return {**environment, "OPENCODE_PURE": "1"}
 
 
 def _read(path: Path) -> str:

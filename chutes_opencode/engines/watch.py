@@ -45,13 +45,23 @@ class Watch:
         log_errors: The errors of its log.
     """
 
-    def __init__(self, stdout: Path, stderr: Path, observe: Observe) -> None:
-        """Follow the two files that the run writes."""
+    def __init__(
+        self, stdout: Path, stderr: Path, observe: Observe, *, relayed: bool = False
+    ) -> None:
+        """Follow the two files that the run writes.
+
+        Args:
+            stdout: The run's events.
+            stderr: The run's log.
+            observe: Is told what the run writes.
+            relayed: Whether the relay counts the failures, however many it allows.
+        """
         self.stop: str | None = None
         self.log_errors: list[str] = []
         self._stdout = Tail(stdout)
         self._stderr = Tail(stderr)
         self._observe = observe
+        self._relayed = relayed
         self._errors_in_a_row = 0
 
     def look(self) -> None:
@@ -60,6 +70,10 @@ class Watch:
             self._event_line(mask(line))
         for line in self._stderr.lines():
             self._stderr_line(line)
+
+    def end(self, reason: str) -> None:
+        """Have the run ended; the first reason stays."""
+        self.stop = self.stop or reason
 
     def _event_line(self, line: str) -> None:
         for event in json_lines(line):
@@ -73,10 +87,10 @@ class Watch:
         if not fields:
             # opencode goes on with its default agent, all tools allowed.
             if "Falling back to default agent" in line:
-                self.stop = self.stop or "agent"
+                self.end("agent")
             return
         if fields.get("level") == "ERROR" and fields.get("message") == "stream error":
             self.log_errors.append(fields.get("error.error", ""))
             self._errors_in_a_row += 1
-            if self._errors_in_a_row > TOLERATED_ERRORS:
-                self.stop = self.stop or "failing"
+            if self._errors_in_a_row > TOLERATED_ERRORS and not self._relayed:
+                self.end("failing")

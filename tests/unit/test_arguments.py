@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,6 +154,14 @@ def test_what_opencode_does_not_take_for_white_space_is_a_prompt(prompt: str) ->
 def test_an_empty_work_dir_is_not_the_current_folder(work_dir: str) -> None:
     with pytest.raises(ConfigurationError, match="work_dir is empty"):
         as_folder(work_dir)
+
+
+def test_a_folder_is_named_as_the_callers_argument() -> None:
+    assert as_folder("here", "cache") == Path("here")
+
+    with pytest.raises(ConfigurationError, match="cache is empty") as caught:
+        as_folder(" ", "cache")
+    assert caught.value.hint == "Name a folder; None means none."
 
 
 @pytest.mark.parametrize(

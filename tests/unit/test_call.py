@@ -27,6 +27,7 @@ from chutes_opencode.errors import (
     UnknownOpenCodeError,
 )
 from chutes_opencode.events import AttemptEnded, Event, Retrying, TextDelta
+from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import McpServer, PromptRequest
 from chutes_opencode.results import (
     Exchange,
@@ -56,8 +57,13 @@ class ScriptedEngine:
         self.forgotten: list[str] = []
 
     async def run(
-        self, request: PromptRequest, observe: Observe, accept: Callable[[Evidence], bool]
+        self,
+        request: PromptRequest,
+        observe: Observe,
+        accept: Callable[[Evidence], bool],
+        terms: Terms | None = None,
     ) -> Evidence:
+        assert terms is None
         self.requests.append(request)
         step = self.script.pop(0)
         if isinstance(step, OpenCodeError):

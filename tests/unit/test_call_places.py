@@ -11,6 +11,7 @@ from chutes_opencode.call import Call, CallRunner
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.errors import PromptTimeoutError, ServerError
 from chutes_opencode.events import Event, Retrying, Waiting
+from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Message, QueryResult, TextPart, Transcript
 from chutes_opencode.retry import RetryPolicy
@@ -29,7 +30,11 @@ class GatedEngine:
         self.running = 0
 
     async def run(
-        self, _request: PromptRequest, _observe: Observe, _accept: Callable[[Evidence], bool]
+        self,
+        _request: PromptRequest,
+        _observe: Observe,
+        _accept: Callable[[Evidence], bool],
+        _terms: Terms | None = None,
     ) -> Evidence:
         self.running += 1
         if self.failures:

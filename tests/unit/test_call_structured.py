@@ -12,6 +12,7 @@ import pytest
 from chutes_opencode.call import Call, CallRunner
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.errors import LimitExceededError, OpenCodeError, StructuredOutputError
+from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import ChatMessage, FilePart, PromptRequest
 from chutes_opencode.results import Exchange, Message, QueryResult, TextPart, ToolPart, Transcript
 from chutes_opencode.retry import RetryPolicy
@@ -32,7 +33,11 @@ class Sessions:
         self.kept: set[str] = set()
 
     async def run(
-        self, request: PromptRequest, _observe: Observe, accept: Callable[[Evidence], bool]
+        self,
+        request: PromptRequest,
+        _observe: Observe,
+        accept: Callable[[Evidence], bool],
+        _terms: Terms | None = None,
     ) -> Evidence:
         self.requests.append(request)
         evidence = self.answers.pop(0)

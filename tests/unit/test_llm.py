@@ -5,19 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
-from chutes_opencode.catalog.catalog import Catalog
-from chutes_opencode.catalog.discovery import Listing
-from chutes_opencode.catalog.models import Model
-from chutes_opencode.catalog.providers import Provider
-from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.errors import (
     BillingError,
     ConfigurationError,
@@ -35,77 +29,15 @@ from chutes_opencode.events import (
     TextDelta,
 )
 from chutes_opencode.llm import ChutesOpenCodeLLM
-from chutes_opencode.request import Limits, McpServer, Params, PromptRequest
-from chutes_opencode.results import Exchange, Message, TextPart, Transcript, Usage
-from chutes_opencode.runtime import Runtime
-from chutes_opencode.settings import Settings
+from chutes_opencode.request import Limits, McpServer, Params
+from tests.unit.echo import KEY, EchoEngine, set_up_echo
 
-KEY = "cpk_unit.test.key.of.nobody"
 WAIT = 10.0
-
-
-class EchoEngine:
-    """Echoes the prompt; "poor" has no balance, "slow" runs out of time, "wait" never ends."""
-
-    name = "fake"
-
-    def __init__(self) -> None:
-        self.requests: list[PromptRequest] = []
-        self.began = threading.Event()
-        self.ended = threading.Event()
-        self.closed = 0
-
-    async def run(
-        self, request: PromptRequest, observe: Observe, _accept: Callable[[Evidence], bool]
-    ) -> Evidence:
-        self.requests.append(request)
-        if request.prompt == "poor":
-            return Evidence(exchanges=(Exchange(402, body="no balance"),))
-        if request.prompt == "slow":
-            return Evidence(stopped="timeout")
-        text = f"re: {request.prompt}"
-        observe(TextDelta(text=text))
-        if request.prompt == "wait":
-            await self._wait()
-        turn = Message("assistant", (TextPart(text),), finish_reason="stop")
-        exchange = Exchange(200, finish_reason="stop", usage=Usage(input=1, num_requests=1))
-        return Evidence(Transcript("ses_1", (turn,)), (exchange,), returncode=0)
-
-    async def _wait(self) -> None:
-        self.began.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.ended.set()
-
-    async def forget(self, session_id: str) -> None:
-        pass
-
-    async def close(self) -> None:
-        self.closed += 1
 
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EchoEngine:
-    """The engine of every instance; nothing of the developer's environment is seen."""
-    for name in ("CHUTES_API_KEY", "CHUTES_API_TOKEN_FILE", "OPENCODE_BIN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CHUTES_API_TOKEN", KEY)
-    monkeypatch.setenv("CHUTES_BASE_URL", "http://127.0.0.1:1/v1")
-    for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    made = EchoEngine()
-
-    async def fetch(_url: str, _token: str | None) -> Listing:
-        return Listing((Model("m"),))
-
-    def make(settings: Settings, provider: Provider) -> Runtime:
-        catalog = Catalog(settings.base_url, fetch=fetch)
-        return Runtime(settings, provider, made, catalog, asyncio.Semaphore(2))
-
-    monkeypatch.setattr(Runtime, "make", make)
-    return made
+    return set_up_echo(tmp_path, monkeypatch)
 
 
 def llm(**arguments: Any) -> ChutesOpenCodeLLM:
@@ -154,7 +86,9 @@ def test_an_instances_values_reach_the_engine_and_a_prompts_own_win(engine: Echo
 def test_the_default_model_is_used_when_none_is_named(
     engine: EchoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigurationError, match="no model is named; there are for example m"):
+    with pytest.raises(
+        ConfigurationError, match="no model is named; there are for example chutes/m"
+    ):
         llm(model=None).prompt("hi")
     monkeypatch.setenv("CHUTES_OPENCODE_DEFAULT_MODEL", "m")
 
@@ -182,7 +116,7 @@ def test_what_cannot_be_sent_is_refused_before_anything_runs(
 
 def test_an_unknown_model_is_refused_before_anything_runs(engine: EchoEngine) -> None:
     with pytest.raises(ModelNotFoundError):
-        llm(model="x").prompt("hi")
+        llm(model="no/x").prompt("hi")
 
     assert engine.requests == []
 
@@ -375,7 +309,7 @@ def test_its_repr_tells_no_secret(engine: EchoEngine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"relay": True}, "relay=True needs the relay"),
+        ({"relay": False, "cache": "c"}, "cache= needs the relay"),
         ({"engine": "serve"}, "engine='serve' is not offered"),
         ({"provider": "acme"}, "unknown provider 'acme'"),
         ({"params": Params(temperature=-1)}, "params.temperature"),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.errors import ConfigurationError
-from chutes_opencode.options import Options, check_params, refuse_without_relay
+from chutes_opencode.options import Options, check_params
 from chutes_opencode.request import Limits, Params
 
 NAN, INF = float("nan"), float("inf")
 
 
 def options(**fields: Any) -> Options:
-    return Options(None, "", PROVIDERS["chutes"], **fields)
+    return Options(None, "", find_provider("chutes"), **fields)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,9 @@ def options(**fields: Any) -> Options:
         {"env": {"A": "", "B_2": "x=y"}},
         {"extra_cli_args": ("--variant", "high", "--auto")},
         {"limits": Limits(max_requests=1)},
+        {"limits": Limits(max_tokens=1, max_cost_usd=0, max_total_cost_usd=0.5)},
+        {"relay": False, "limits": Limits(max_requests=1)},
+        {"fallback_models": ("a", "b"), "cache": Path("cache")},
     ],
 )
 def test_usual_values_are_taken(fields: dict[str, Any]) -> None:
@@ -68,6 +72,15 @@ def test_usual_values_are_taken(fields: dict[str, Any]) -> None:
         ({"limits": Limits(max_requests=cast("int", None))}, "max_requests must be at least 1"),
         ({"limits": Limits(max_requests=0)}, "max_requests must be at least 1, not 0"),
         ({"limits": Limits(max_requests=-1)}, "max_requests must be at least 1"),
+        ({"limits": Limits(max_tokens=0)}, "limits.max_tokens must be at least 1, not 0"),
+        ({"limits": Limits(max_tokens=cast("int", True))}, "max_tokens must be at least 1"),
+        ({"limits": Limits(max_tokens=cast("int", 1.5))}, "max_tokens must be at least 1"),
+        ({"limits": Limits(max_cost_usd=-0.1)}, "limits.max_cost_usd must be a number of US doll"),
+        ({"limits": Limits(max_cost_usd=NAN)}, "limits.max_cost_usd must be a number"),
+        ({"limits": Limits(max_cost_usd=cast("float", "1"))}, "max_cost_usd must be a number"),
+        ({"limits": Limits(max_total_cost_usd=INF)}, "limits.max_total_cost_usd must be a number"),
+        ({"fallback_models": ("a", " ")}, "fallback_models must be a list of model ids"),
+        ({"fallback_models": (5,)}, "fallback_models must be a list of model ids"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(fields: dict[str, Any], message: str) -> None:
@@ -111,23 +124,26 @@ def test_a_parameter_that_no_provider_takes_is_named(name: str, values: list[Any
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"relay": True}, "relay=True"),
-        ({"cache": "/tmp/cache"}, "cache="),
+        ({"cache": Path("cache")}, "cache="),
         ({"fallback_models": ("a",)}, "fallback_models="),
         ({"limits": Limits(max_tokens=5)}, "limits.max_tokens"),
         ({"limits": Limits(max_cost_usd=0.0)}, "limits.max_cost_usd"),
+        ({"limits": Limits(max_total_cost_usd=0.0)}, "limits.max_total_cost_usd"),
     ],
 )
-def test_what_needs_the_relay_is_refused_rather_than_ignored(
+def test_what_needs_the_relay_is_refused_without_it_rather_than_ignored(
     fields: dict[str, Any], named: str
 ) -> None:
-    usual: dict[str, Any] = {
-        "relay": False,
-        "cache": None,
-        "fallback_models": (),
-        "limits": Limits(),
-    }
-    refuse_without_relay(**usual)
+    assert options(**fields).relay
 
     with pytest.raises(ConfigurationError, match=f"{named} needs the relay"):
-        refuse_without_relay(**usual | fields)
+        options(relay=False, **fields)
+
+
+def test_a_wire_that_the_relay_does_not_read_goes_without_it() -> None:
+    native = find_provider("chutes").model_copy(update={"wire": "native"})
+
+    assert not Options(None, "", native, relay=False).relay
+    with pytest.raises(ConfigurationError, match="a wire of its own") as caught:
+        Options(None, "", native)
+    assert "relay=False" in caught.value.hint

@@ -11,10 +11,12 @@ import pytest
 
 from chutes_opencode.call import Call
 from chutes_opencode.catalog.models import Model, Price
-from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.errors import ConfigurationError, InvalidRequestError, OpenCodeError
+from chutes_opencode.limits import Budget
 from chutes_opencode.options import Options
 from chutes_opencode.prepare import prepare
+from chutes_opencode.relay.terms import ReplayKey
 from chutes_opencode.request import ChatMessage, FilePart, Limits, McpServer, Params
 from chutes_opencode.runtime import Runtime
 from chutes_opencode.settings import Settings, load_settings
@@ -30,11 +32,14 @@ class Means:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.budgets = (Budget("max_total_cost_usd", 9.0),)
+        self.inherited = {"NODE_EXTRA_CA_CERTS": "/ca.pem"}
         self.asked: list[str | None] = []
 
     async def resolve(self, asked: str | None) -> Model:
         self.asked.append(asked)
-        return Model("Org/M", price=PRICE, input_modalities=("text", "image"))
+        name = "Org/M" if asked in ("m", "by-default") else f"Org/{asked}"
+        return Model(name, price=PRICE, input_modalities=("text", "image"))
 
 
 @pytest.fixture
@@ -44,7 +49,11 @@ def means(tmp_path: Path) -> Means:
 
 
 def call(means: Means, setup: dict[str, Any] | None = None, **arguments: Any) -> Call:
-    fields: dict[str, Any] = {"model": "m", "system_message": "", "provider": PROVIDERS["chutes"]}
+    fields: dict[str, Any] = {
+        "model": "m",
+        "system_message": "",
+        "provider": find_provider("chutes"),
+    }
     options = Options(**fields | (setup or {}))
     arguments = {"prompt": "hi"} | arguments
     return asyncio.run(prepare(options, cast("Runtime", means), **arguments))
@@ -62,6 +71,29 @@ def test_a_bare_prompt(means: Means) -> None:
     assert (made.policy.retries, made.deadline_seconds) == (5, 99.0)
     assert made.node_id == socket.gethostname()
     assert made.schema is None
+
+
+def test_the_relays_terms_come_with_it(means: Means) -> None:
+    made = call(means, {"fallback_models": ("a", "b")}, sample_index=3)
+
+    assert made.terms is not None
+    assert (made.terms.model, made.terms.fallback_models) == ("Org/M", ("Org/a", "Org/b"))
+    assert made.terms.prices == dict.fromkeys(("Org/M", "Org/a", "Org/b"), PRICE)
+    assert made.terms.budgets == means.budgets
+    assert made.terms.upstream.ca_files == ("/ca.pem",)
+    assert made.terms.replay is None
+    assert means.asked == ["m", "a", "b"]
+
+
+def test_equal_prompts_with_other_numbers_are_other_samples(means: Means, tmp_path: Path) -> None:
+    made = call(means, {"cache": tmp_path}, sample_index=3)
+
+    assert made.terms is not None
+    assert made.terms.replay == ReplayKey(tmp_path, 3)
+
+
+def test_without_the_relay_there_are_no_terms(means: Means) -> None:
+    assert call(means, {"relay": False}).terms is None
 
 
 @pytest.mark.parametrize(("model", "asked"), [("m", "m"), (None, "by-default")])
@@ -209,6 +241,7 @@ def test_without_a_folder_there_are_no_rules(means: Means) -> None:
         ({}, {"files": [("a", "x", "text/plain")]}, InvalidRequestError, "neither a path nor"),
         ({}, {"tools": 5}, ConfigurationError, "tools must be a list of tool servers"),
         ({}, {"work_dir": ""}, ConfigurationError, "work_dir is empty"),
+        ({}, {"sample_index": "1"}, ConfigurationError, "sample_index must be a whole number"),
         ({}, {"session_id": 5}, ConfigurationError, "session_id must be a session id"),
         ({}, {"keep_session": 5}, ConfigurationError, "keep_session must be True, False or"),
         ({}, {"files": [("a.pdf", b"%PDF-", "application/pdf")]}, InvalidRequestError, "no pdf"),

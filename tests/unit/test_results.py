@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chutes_opencode.errors import ServerError
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import (
+    WHOLE_FINISH,
     Attempt,
     Exchange,
     Message,
@@ -205,3 +206,29 @@ def test_values_survive_pickle_and_cannot_be_changed(value: object) -> None:
     assert pickle.loads(pickle.dumps(value)) == value
     with pytest.raises(FrozenInstanceError):
         setattr(value, fields(value)[0].name, "other")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("finish", "whole"),
+    [*((finish, True) for finish in sorted(WHOLE_FINISH)), ("error", False), (None, False)],
+)
+def test_an_exchange_is_whole_when_the_model_came_to_an_end(
+    finish: str | None, whole: bool
+) -> None:
+    assert Exchange(200, finish_reason=finish).whole is whole
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "replayed"),
+    [
+        ((), False),
+        ((Exchange(200, replayed=True),), True),
+        ((Exchange(200, replayed=True), Exchange(200)), False),
+        ((Exchange(200, replayed=True), Exchange(refused="max_requests")), True),
+        ((Exchange(refused="max_requests"),), False),
+    ],
+)
+def test_a_result_is_replayed_when_nothing_was_asked(
+    exchanges: tuple[Exchange, ...], replayed: bool
+) -> None:
+    assert QueryResult("", 0, "", "", exchanges=exchanges).replayed is replayed

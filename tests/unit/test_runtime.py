@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chutes_opencode import runtime as runtime_module
-from chutes_opencode.catalog.catalog import Catalog
-from chutes_opencode.catalog.discovery import Listing
+from chutes_opencode.catalog.cache import Cache
+from chutes_opencode.catalog.discovery import Fetched
+from chutes_opencode.catalog.lookup import ModelLookup
 from chutes_opencode.catalog.models import Model
-from chutes_opencode.catalog.providers import PROVIDERS
+from chutes_opencode.catalog.providers import find_provider
+from chutes_opencode.catalog.totals import Counter, LookupStats
 from chutes_opencode.engines.run import RunEngine
 from chutes_opencode.errors import AuthenticationError, ConfigurationError, ModelNotFoundError
+from chutes_opencode.limits import Budget
 from chutes_opencode.opencode.binary import Binary
-from chutes_opencode.runtime import Runtime, shared_catalog, shared_slots
+from chutes_opencode.runtime import Runtime, shared_slots
 from chutes_opencode.settings import Settings, load_settings
 
 KEY = "cpk_unit.test.key.of.nobody"
-CHUTES = PROVIDERS["chutes"]
+CHUTES = find_provider("chutes")
 
 
 @pytest.fixture
@@ -43,11 +47,11 @@ def settings(environ: pytest.MonkeyPatch) -> Settings:
 def made(settings: Settings, *models: str) -> Runtime:
     """A runtime whose provider lists these models."""
 
-    async def fetch(_url: str, token: str | None) -> Listing:
-        assert token == KEY
-        return Listing(tuple(Model(name) for name in models))
+    async def fetch(*_args: object, **_options: object) -> Fetched:
+        return Fetched(tuple(map(Model, models)), tuple({"id": name} for name in models))
 
-    catalog = Catalog(settings.base_url, fetch=fetch)
+    cache = Cache(settings.home, CHUTES.id, settings.base_url)
+    catalog = ModelLookup(CHUTES, settings.base_url, cache=cache, fetch=fetch)
     engine = RunEngine(
         binary=Binary(Path("/opt/opencode"), "1.18.33"),
         target=lambda: pytest.fail("no target is needed"),
@@ -86,7 +90,7 @@ def test_a_model_is_found_with_or_without_the_providers_prefix(
 
 
 def test_an_unknown_model_is_refused(settings: Settings) -> None:
-    with pytest.raises(ModelNotFoundError, match="unknown model 'Org/X'"):
+    with pytest.raises(ModelNotFoundError, match="unknown model 'chutes/Org/X'"):
         resolve(settings, "chutes/Org/X", "Org/M-TEE")
 
 
@@ -95,13 +99,26 @@ def test_no_model_is_refused_with_candidates(settings: Settings, asked: str | No
     with pytest.raises(ConfigurationError) as caught:
         resolve(settings, asked, *"abcdefgh")
 
-    assert caught.value.raw_message == "no model is named; there are for example a, b, c, d, e"
+    assert caught.value.raw_message == (
+        "no model is named; there are for example chutes/a, chutes/b, chutes/c, chutes/d, chutes/e"
+    )
     assert "CHUTES_OPENCODE_DEFAULT_MODEL" in caught.value.hint
 
 
-def test_no_model_and_no_list_is_refused_too(settings: Settings) -> None:
-    with pytest.raises(ConfigurationError, match=r"no model is named$"):
+def test_no_model_and_no_list_names_what_the_registry_knows(settings: Settings) -> None:
+    with pytest.raises(ConfigurationError, match=rf"for example chutes/{CHUTES.default_models[0]}"):
         resolve(settings, None)
+
+
+def test_no_model_and_nothing_known_is_refused_too(settings: Settings) -> None:
+    bare = CHUTES.model_copy(update={"default_models": (), "discovery_path": None})
+    runtime = made(settings)
+    catalog = ModelLookup(
+        bare, settings.base_url, cache=Cache(settings.home, bare.id, settings.base_url)
+    )
+
+    with pytest.raises(ConfigurationError, match=r"no model is named$"):
+        asyncio.run(replace(runtime, catalog=catalog).resolve(None))
 
 
 def test_without_a_key_nothing_is_asked(environ: pytest.MonkeyPatch) -> None:
@@ -129,7 +146,25 @@ def test_everything_is_made_from_the_settings(settings: Settings, binary: Binary
     assert runtime.engine.target().base_url == "http://127.0.0.1:1/v1"
     assert "newer" in runtime.binary_warning
     assert KEY not in runtime.engine.inherited.values()
+    assert runtime.inherited == runtime.engine.inherited
+    assert runtime.budgets == ()
     asyncio.run(runtime.close())
+
+
+def test_the_limits_in_dollars_are_the_instances_and_the_processs(
+    settings: Settings, binary: Binary
+) -> None:
+    limited = settings.overridden(max_process_cost_usd=7.5)
+
+    totals = [Budget("max_total_cost_usd", 1.5) for _ in range(2)]
+    first, second = (Runtime.make(limited, CHUTES, total=total) for total in totals)
+
+    names = [(budget.name, budget.max_cost_usd) for budget in first.budgets]
+    assert names == [("max_total_cost_usd", 1.5), ("max_process_cost_usd", 7.5)]
+    assert [first.budgets[0], second.budgets[0]] == totals
+    assert first.budgets[1] is second.budgets[1]
+    for runtime in (first, second):
+        asyncio.run(runtime.close())
 
 
 def test_without_a_key_nothing_is_made(environ: pytest.MonkeyPatch, binary: Binary) -> None:
@@ -151,17 +186,25 @@ def test_a_key_that_rotates_is_read_anew_for_each_attempt(
     assert keys == ["first-key-of-two", "second-key-of-two"]
 
 
-def test_catalogues_and_places_are_shared_within_a_process(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = settings.overridden(base_url="http://127.0.0.1:2/v1")
-    catalog, slots = shared_catalog(settings), shared_slots(987)
+def test_places_are_shared_within_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = shared_slots(987)
 
-    assert shared_catalog(settings) is catalog
-    assert shared_catalog(other) is not catalog
     assert shared_slots(987) is slots
     assert shared_slots(986) is not slots
 
     monkeypatch.setattr(runtime_module.os, "getpid", lambda: -1)  # type: ignore[attr-defined]
-    assert shared_catalog(settings) is not catalog
     assert shared_slots(987) is not slots
+
+
+def test_a_closed_runtime_leaves_its_counts_behind(settings: Settings) -> None:
+    runtime = made(settings, "m")
+
+    async def main() -> None:
+        await runtime.resolve("m")
+        await runtime.resolve("m")
+        await runtime.close()
+
+    asyncio.run(main())
+
+    kept = Counter(Cache(settings.home, CHUTES.id, settings.base_url).totals)
+    assert kept.totals == LookupStats(lookups=2, hits=1, syncs=1)

@@ -28,10 +28,11 @@ from chutes_opencode.errors import (
     UnknownOpenCodeError,
 )
 from chutes_opencode.results import Exchange, Message, TextPart, ToolPart, Transcript
-from chutes_opencode.verdict import Verdict, judge
+from chutes_opencode.verdict import Scene, Verdict, judge
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 PRICE = Price(1.0, 10.0, 0.1)
+SCENE = Scene(NOON)
 NOTHING = Transcript()
 
 
@@ -47,7 +48,7 @@ def exchange(finish: str | None = "stop", **fields: Any) -> Exchange:
 
 def verdict(transcript: Transcript = NOTHING, *exchanges: Exchange, **fields: Any) -> Verdict:
     evidence = Evidence(transcript, exchanges, **{"returncode": 0} | fields)
-    return judge(evidence, price=PRICE, now=NOON, timeout_seconds=7)
+    return judge(evidence, price=PRICE, scene=SCENE, timeout_seconds=7)
 
 
 def error_of(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from chutes_opencode.catalog.models import Price
 from chutes_opencode.engines.base import Evidence
+from chutes_opencode.errors import ServerError, TruncatedStreamError
 from chutes_opencode.results import Exchange, Message, TextPart, Transcript, Usage
-from chutes_opencode.verdict import Verdict, cost_usd, judge, total_usage
+from chutes_opencode.verdict import Scene, Verdict, failed_requests, judge, total_usage
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 PRICE = Price(1.0, 10.0, 0.1)
+SCENE = Scene(NOON)
 NOTHING = Transcript()
 UNUSED = Usage()
 GIVEN_UP = Exchange(503, body="down", refused="the provider keeps failing")
@@ -44,7 +48,7 @@ def exchange(
 
 def verdict(transcript: Transcript, *exchanges: Exchange) -> Verdict:
     evidence = Evidence(transcript, exchanges, returncode=0)
-    return judge(evidence, price=PRICE, now=NOON, timeout_seconds=7)
+    return judge(evidence, price=PRICE, scene=SCENE, timeout_seconds=7)
 
 
 TOLD = Usage(input=100, output=40, reasoning=5, cache_read=23, num_requests=1)
@@ -62,11 +66,13 @@ def test_the_exchanges_tell_the_usage_and_the_transcript_the_turns() -> None:
     )
 
 
-def test_without_exchanges_the_transcript_is_believed() -> None:
+def test_without_exchanges_the_transcript_is_believed_and_with_none_that_was_sent_it_is_not() -> (
+    None
+):
     transcript = said("42", usage=Usage(input=7, num_turns=1))
 
     assert usage_of(transcript=transcript) == Usage(input=7, num_turns=1)
-    assert usage_of(Exchange(refused="max_requests"), transcript=transcript).input == 7
+    assert usage_of(Exchange(refused="max_requests"), transcript=transcript) == Usage(num_turns=1)
 
 
 @pytest.mark.parametrize(
@@ -92,29 +98,11 @@ def test_what_was_sent_is_counted_and_what_is_guessed_is_marked(
     assert (usage.num_requests, usage.estimated) == (requests, estimated)
 
 
-@pytest.mark.parametrize(
-    ("usage", "price", "dollars"),
-    [
-        (Usage(), PRICE, 0.0),
-        (Usage(input=1_000_000), PRICE, 1.0),
-        (Usage(output=1_000_000), PRICE, 10.0),
-        (Usage(reasoning=1_000_000), PRICE, 10.0),
-        (Usage(cache_read=1_000_000), PRICE, 0.1),
-        (Usage(cache_read=1_000_000), Price(1.0, 10.0), 1.0),
-        (Usage(cache_read=1_000_000), Price(1.0, 10.0, 0.0), 0.0),
-        (Usage(cache_write=1_000_000), PRICE, 1.0),
-        (Usage(100, 40, 5, 23), Price(1.0, 10.0, 0.5), 0.0005615),
-    ],
-)
-def test_the_cost_of_a_usage(usage: Usage, price: Price, dollars: float) -> None:
-    assert cost_usd(usage, price) == pytest.approx(dollars)
-
-
 def test_a_failure_is_billed_too_and_an_unknown_price_is_no_cost() -> None:
     evidence = Evidence(said("half", None), (exchange(None, usage=Usage(input=1_000_000)),))
 
-    priced = judge(evidence, price=PRICE, now=NOON, timeout_seconds=7)
-    unpriced = judge(evidence, price=None, now=NOON, timeout_seconds=7)
+    priced = judge(evidence, price=PRICE, scene=SCENE, timeout_seconds=7)
+    unpriced = judge(evidence, price=None, scene=SCENE, timeout_seconds=7)
 
     assert (priced.cost_usd, unpriced.cost_usd) == (1.0, None)
     assert priced.error is not None
@@ -171,3 +159,79 @@ def test_of_a_run_that_we_ended_the_last_tool_shows_by_the_request_that_may_have
     finish: str, stopped: str | None, ran: bool
 ) -> None:
     assert Evidence(NOTHING, (exchange(finish),), stopped=stopped).tools_ran is ran
+
+
+# --- by the relay: every request has its cost in the books ----------------------------------------
+
+
+def relayed(*exchanges: Exchange) -> Verdict:
+    evidence = Evidence(said("42"), exchanges, returncode=0, relayed=True)
+    return judge(evidence, price=PRICE, scene=SCENE, timeout_seconds=7)
+
+
+def booked(cost_usd: float | None, **fields: Any) -> Exchange:
+    whole: dict[str, Any] = {"status": 200, "finish_reason": "stop", "cost_usd": cost_usd}
+    return Exchange(**whole | fields)
+
+
+REPLAYED = booked(0.0, usage=TOLD, replayed=True)
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "dollars"),
+    [
+        pytest.param((booked(0.25), booked(0.5, requested_model="other")), 0.75, id="each its own"),
+        pytest.param((booked(0.5, usage=TOLD),), 0.5, id="what is booked, not our price"),
+        pytest.param((booked(0.5), booked(0.0, refused="max_requests")), 0.5, id="refusals"),
+        pytest.param((REPLAYED,), 0.0, id="replayed"),
+        pytest.param((), 0.0, id="nothing was asked"),
+        pytest.param((booked(0.5), booked(None)), None, id="one price is unknown"),
+    ],
+)
+def test_the_relays_books_are_the_cost(
+    exchanges: tuple[Exchange, ...], dollars: float | None
+) -> None:
+    assert relayed(*exchanges).cost_usd == dollars
+
+
+def test_a_replayed_answer_used_no_tokens() -> None:
+    spoken = said("42", usage=Usage(input=7, num_turns=1))
+
+    assert usage_of(REPLAYED, transcript=spoken) == Usage(num_turns=1)
+    assert usage_of(REPLAYED, exchange(usage=TOLD), transcript=spoken) == replace(TOLD, num_turns=1)
+
+
+DOWN = booked(0.0, status=503, finish_reason=None, body="down", requested_model="m")
+CUT = booked(0.125, finish_reason=None, usage=TOLD, attempt=2, session_id="ses_a", duration_s=3.0)
+
+
+def test_requests_that_the_relay_made_up_for_are_attempts_of_their_own() -> None:
+    evidence = Evidence(said("42"), (DOWN, CUT, booked(0.5, attempt=3)), relayed=True)
+
+    first, second = failed_requests(evidence, "run", SCENE)
+
+    assert (first.scope, first.number, first.engine, first.model) == ("request", 1, "run", "m")
+    assert (type(first.error), type(second.error)) == (ServerError, TruncatedStreamError)
+    assert (first.usage, first.cost_usd, first.duration_s) == (Usage(num_requests=1), 0.0, 0.0)
+    assert (second.number, second.session_id, second.duration_s) == (2, "ses_a", 3.0)
+    assert (second.usage, second.cost_usd) == (TOLD, 0.125)
+
+
+@pytest.mark.parametrize(
+    "exchanges",
+    [
+        pytest.param((), id="none"),
+        pytest.param((DOWN,), id="the attempt's own failure"),
+        pytest.param((booked(0.1, finish_reason="tool_calls"), booked(0.1)), id="whole ones"),
+        pytest.param((booked(0.0, refused="model", status=None), booked(0.1)), id="refused"),
+        pytest.param((REPLAYED, booked(0.1)), id="replayed"),
+    ],
+)
+def test_what_did_not_fail_or_was_not_made_up_for_is_no_attempt_of_its_own(
+    exchanges: tuple[Exchange, ...],
+) -> None:
+    assert failed_requests(Evidence(exchanges=exchanges, relayed=True), "run", SCENE) == []
+
+
+def test_without_the_relay_single_requests_are_no_attempts() -> None:
+    assert failed_requests(Evidence(exchanges=(DOWN, booked(0.1))), "run", SCENE) == []

@@ -17,7 +17,7 @@ from chutes_opencode.errors import (
     RateLimitError,
 )
 from chutes_opencode.results import Exchange
-from chutes_opencode.verdict import judge
+from chutes_opencode.verdict import Scene, judge
 
 FULL = "This model's maximum prompt length is 131072 but the request contains 136973 tokens."
 
@@ -27,9 +27,8 @@ def error_of(evidence: Evidence, provider: str) -> OpenCodeError | None:
     return judge(
         evidence,
         price=None,
-        now=datetime.now(UTC),
+        scene=Scene(datetime.now(UTC), entry.patterns),
         timeout_seconds=1,
-        patterns=entry.patterns,
         key_hint=key_advice(entry),
     ).error
 

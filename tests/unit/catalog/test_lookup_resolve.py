@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 
+from chutes_opencode.catalog import lookup as lookups
 from chutes_opencode.catalog.lookup import ModelLookup
 from chutes_opencode.catalog.models import Model
 from chutes_opencode.catalog.providers import Provider
@@ -14,6 +18,7 @@ from tests.unit.catalog.stage import DOWN, Stage, fetched, filled, run
 CHUTES = Provider(
     id="chutes", quirks=frozenset({"saved_aliases", "model_lists", "routing_suffixes"})
 )
+RENAMING = CHUTES.model_copy(update={"quirks": CHUTES.quirks | {"tee_renames"}})
 
 
 def resolve(lookup: ModelLookup, asked: str) -> Model:
@@ -60,6 +65,53 @@ def test_a_model_that_does_not_exist_is_asked_for_once_per_list(stage: Stage) ->
             resolve(lookup, "Org/new")
 
     assert len(stage.asked) == 1
+
+
+def test_an_unknown_model_is_waited_for_no_longer_than_any_look_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def wait(_fetching: asyncio.Task[bool], seconds: float) -> str:
+        waits.append(seconds)
+        return "too long"
+
+    filled(stage, "Org/a", age=3601)
+    stage.answers = []
+    monkeypatch.setattr(lookups, "_wait", wait)
+    monkeypatch.setattr(lookups, "time", SimpleNamespace(perf_counter=lambda: sum(waits)))
+
+    with pytest.raises(ModelNotFoundError):
+        resolve(stage.lookup(), "Org/new")
+
+    assert waits == [lookups.HOLD_SECONDS, 0.0]
+
+
+def test_a_model_with_white_space_around_its_id_is_found_by_its_opencode_name(stage: Stage) -> None:
+    filled(stage, " odd id ")
+
+    assert resolve(stage.lookup(), "acme/ odd id ").id == " odd id "
+
+
+@pytest.mark.parametrize("asked", ["Org/m", "chutes/Org/m", "Org/m:latency", "Org/m,Org/other"])
+def test_an_old_name_is_sent_with_one_warning_that_names_the_new_one(
+    stage: Stage, asked: str
+) -> None:
+    stage.answers = [fetched("Org/m-TEE", "Org/other")]
+    lookup = stage.lookup(RENAMING)
+
+    sent = [resolve(lookup, asked).id for _ in range(2)]
+
+    assert sent == [asked.removeprefix("chutes/")] * 2
+    (warning,) = [event for level, event in stage.events if level == "warning"]
+    assert "is now chutes/Org/m-TEE" in warning
+
+
+def test_a_name_of_today_is_no_matter(stage: Stage) -> None:
+    stage.answers = [fetched("Org/m-TEE", "Org/m")]
+
+    assert resolve(stage.lookup(RENAMING), "Org/m,Org/m-TEE").id == "Org/m,Org/m-TEE"
+    assert "warning" not in [level for level, _ in stage.events]
 
 
 def test_without_auto_refresh_nothing_is_asked_for_an_unknown_model(stage: Stage) -> None:

@@ -203,6 +203,12 @@ def test_nothing_is_said_by_empty_text(file: Path) -> None:
     assert (provider.base_url, provider.discovery_path) == (None, None)
 
 
+def test_a_provider_without_a_name_goes_by_its_id(file: Path) -> None:
+    file.write_text("[providers.mine]\nname = ''\n")
+
+    assert find_provider("mine", files=[file]).name == "mine"
+
+
 @pytest.mark.parametrize(
     ("line", "flaw"),
     [
@@ -212,20 +218,30 @@ def test_nothing_is_said_by_empty_text(file: Path) -> None:
         ("id = 'other'", "id: unknown field"),
         ("base_url = 'llm.example.org'", "base_url: should be a URL like https://host/v1"),
         ("base_url = 7", "base_url: should be a valid string (it is 7)"),
-        ("key_env = 'X_KEY'", "key_env: should be a valid tuple"),
+        ("key_env = 'X_KEY'", "key_env: should be a list"),
+        ("quirks = 'price_per_token'", "quirks: should be a list (it is 'price_per_token')"),
         ("key_env = ['sk-secret-of-mine']", "key_env: should be names of environment variables"),
         ("key_env = [7]", "key_env: should be names of environment variables"),
         ("key_env = ['LC_KEY']", "key_env: may not be LC_KEY: every agent's tools are given it"),
-        ("needsKey = 'perhaps'", "needsKey: should be a valid boolean"),
+        ("needsKey = 'perhaps'", "needsKey: should be true or false (it is 'perhaps')"),
+        ("local = 2.5", "local: should be true or false"),
+        ('name = "a\\u001b[31m"', "name: should be one line of printable characters"),
+        ("base_url = 'http://u:sk-secret@h/v1'", "base_url: should be a URL without user name"),
         ("auth = 'basic'", "auth: should be 'bearer', 'x-api-key' or 'x-goog-api-key'"),
-        ("npm = ''", "npm: String should have at least 1 character"),
+        ("npm = ''", "npm: should not be empty"),
         ("discovery_path = 'models'", "discovery_path: should be a path that begins with a slash"),
         ("discovery_path = '/a b'", "discovery_path: should be a path that begins with a slash"),
         ("discovery_path = 3", "discovery_path: should be a valid string"),
         ("overflow_patterns = ['(']", "overflow_patterns: should be a regular expression: missing"),
-        ("default_models = ['']", "default_models: String should have at least 1 character"),
+        ("default_models = ['']", "default_models: should not be empty"),
         ("quirks = ['odd']", "quirks: should be 'routing_suffixes', 'model_lists', "),
+        ("headers = 'a: b'", "headers: should be a table"),
         ("headers = { a = 1 }", "headers: should be a valid string"),
+        ("headers = { 'a b' = 'sk-secret' }", "headers: should be names of HTTP headers"),
+        ("headers = { a = 'größe' }", "headers: should be values of printable ASCII characters"),
+        ('headers = { a = "b\\nc" }', "headers: should be values of printable ASCII characters"),
+        ("headers = { Host = 'b' }", "headers: may not be Host: it is set by what sends"),
+        ("headers = { authorization = 'sk-secret' }", "headers: may not be authorization"),
         ("local = 'x'\nwire = 'y'", "wire: should be 'openai' or 'native'"),
     ],
 )
@@ -241,7 +257,7 @@ def test_a_field_that_cannot_be_is_refused_by_file_line_and_name(
 @pytest.mark.parametrize(
     ("text", "flaw"),
     [
-        ("[providers.'a/b']\n", ":1: providers.a/b: String should match pattern"),
+        ("[providers.'a/b']\n", ":1: providers.a/b: an id is letters, digits, '.', '_'"),
         ("[providers.x]\nwire='native'", ":1: providers.x: wire native needs npm, the name of"),
         ("[providers.xai]\n", ":1: providers.xai: opencode drives the id xai natively only"),
     ],
@@ -311,7 +327,7 @@ def test_what_was_registered_can_be_taken_back() -> None:
         ({"name": "x"}, "register_provider(): id: should be a string"),
         ({"id": "x", "wire": "y"}, "register_provider(): x.wire: should be 'openai' or 'native'"),
         ({"id": "x", "url": "y"}, "register_provider(): x.url: unknown field"),
-        ({"id": "x y"}, "register_provider(): x y: String should match pattern"),
+        ({"id": "x y"}, "register_provider(): x y: an id is letters, digits, '.', '_'"),
     ],
 )
 def test_what_cannot_be_is_not_registered(provider: dict[str, Any], flaw: str) -> None:

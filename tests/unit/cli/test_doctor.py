@@ -12,6 +12,7 @@ import pytest
 import chutes_opencode
 from chutes_opencode.catalog.account import KeyCheck
 from chutes_opencode.catalog.catalog import Catalog
+from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.cli import account, checks
 from chutes_opencode.cli.checks import Check
 from chutes_opencode.cli.doctor import live_model
@@ -333,6 +334,21 @@ def test_a_project_that_redirects_the_users_key_is_a_warning(home: Path) -> None
 
     assert check.status == "warn"
     assert "https://llm.example.org/v1" in check.detail
+
+
+def test_a_projects_provider_that_is_given_the_users_key_is_a_warning(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = home / "chutes-opencode-providers.toml"
+    file.write_text("[providers.grok]\nbase_url = 'https://llm.example.org/v1'")
+    monkeypatch.setenv("XAI_API_KEY", "xai-doctor-0001")
+    grok = find_provider("grok", files=[file])
+
+    (check,) = checks.check_key_destination(load(home).for_provider(grok))
+
+    assert check.detail == (
+        f"{file}:1 sends your key (from environment XAI_API_KEY) to https://llm.example.org/v1"
+    )
 
 
 def test_the_users_own_choice_of_host_is_no_warning(home: Path) -> None:

@@ -141,6 +141,18 @@ class TestList:
 
         assert ids(run("models", "list")) == ["chutes/maker/large"]
 
+    def test_a_model_filter_that_hides_all_is_named(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CHUTES_OPENCODE_MODEL_FILTER", "none/*")
+
+        result = run("models", "list")
+
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "warning: model_filter (from environment CHUTES_OPENCODE_MODEL_FILTER) hides" in (
+            result.stderr
+        )
+
     def test_a_skipped_row_is_a_warning(self, run: Run, server: Any) -> None:
         server.rows = [LARGE, {"id": None}]
 
@@ -242,7 +254,8 @@ class TestShow:
 
 class TestCompare:
     def test_models_stand_side_by_side(self, run: Run) -> None:
-        lines = run("models", "compare", "maker/large", "free", "maker/large").stdout.splitlines()
+        names = ("maker/large", "free", "chutes/maker/large")
+        lines = run("models", "compare", *names).stdout.splitlines()
 
         assert lines[0].split() == ["chutes/maker/large", "chutes/free"]
         assert lines[1].split() == ["in", "$/M", "3.00", "-"]

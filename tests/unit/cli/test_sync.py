@@ -74,6 +74,19 @@ class TestRefresh:
         assert "Until then the list of 0 s ago is used." in result.stderr
         assert "chutes/a/old" in run("models", "list").stdout
 
+    @pytest.mark.parametrize("token", ["cpk_cli_test_0001", ""])
+    def test_a_list_for_good_keys_only_is_a_matter_of_the_key(
+        self, run: Run, server: Any, monkeypatch: pytest.MonkeyPatch, token: str
+    ) -> None:
+        monkeypatch.setenv("CHUTES_API_TOKEN", token)
+        server.status = 401
+
+        result = run("models", "refresh")
+
+        assert result.exit_code == 3
+        assert "HTTP 401" in result.stderr
+        assert "fix: Set CHUTES_API_TOKEN to a valid key" in result.stderr
+
     def test_a_failure_without_a_list_says_what_is_used(self, run: Run, server: Any) -> None:
         server.status = 404
 

@@ -52,6 +52,12 @@ def test_a_pipe_gets_every_column_and_no_blanks_at_the_end(
     assert shown.err == ""
 
 
+def test_without_a_stdout_a_table_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+
+    print_columns(COLUMNS)
+
+
 def test_a_pipe_is_never_folded(capsys: pytest.CaptureFixture[str]) -> None:
     print_columns([Column("x", ["a" * 3000]), Column("y", ["b" * 3000], rank=1)])
 

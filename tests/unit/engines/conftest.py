@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from chutes_opencode.opencode.binary import Binary
 from chutes_opencode.opencode.config import Target
 from chutes_opencode.opencode.sessions import SessionStore
 from chutes_opencode.process import Command, Exit, ProcessTimeout
+from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "opencode-1.18.33"
@@ -50,6 +51,7 @@ class FakeOpenCode:
     commands: dict[str, Command] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    works: Callable[[FakeOpenCode], Awaitable[object]] | None = None
 
     def leave(self, command: Command) -> None:
         """Write what the run writes; keep what it was given, which is gone afterwards."""
@@ -70,6 +72,8 @@ class FakeOpenCode:
         return self
 
     async def wait(self) -> Exit:
+        if self.works is not None:
+            await self.works(self)
         if "run" in self.hangs:
             await self.gone.wait()
         return Exit(self.returncode, 0.5)
@@ -115,9 +119,10 @@ class Stage:
             sessions=self.sessions,
         )
 
-    def run(self, *, accept: bool = True, **fields: Any) -> Evidence:
+    def run(self, *, accept: bool = True, terms: Terms | None = None, **fields: Any) -> Evidence:
         request = PromptRequest(**{"prompt": "Say hi", "model": "ok/short"} | fields)
-        return asyncio.run(self.engine.run(request, self.events.append, lambda _seen: accept))
+        running = self.engine.run(request, self.events.append, lambda _seen: accept, terms)
+        return asyncio.run(running)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chutes_opencode.engines import run as run_module
 from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.events import StepEnd, TextDelta
 from chutes_opencode.opencode.config import KEY_VARIABLE
@@ -132,6 +134,21 @@ def test_history_that_opencode_refuses_is_an_error(stage: MakeStage) -> None:
 def test_an_import_that_hangs_is_an_error(stage: MakeStage) -> None:
     with pytest.raises(UnknownOpenCodeError, match="import of the history: opencode did not end"):
         stage(hangs=frozenset({"import"})).run(history=(ChatMessage("user", "before"),))
+
+
+def test_an_import_that_takes_all_the_time_is_a_timeout(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never_end(_command: Command, *, timeout_seconds: float) -> None:
+        await asyncio.sleep(timeout_seconds)
+
+    made = stage()
+    monkeypatch.setattr(run_module, "run_to_end", never_end)
+
+    evidence = made.run(history=(ChatMessage("user", "before"),), timeout_seconds=0.05)
+
+    assert (evidence.stopped, evidence.returncode) == ("timeout", -1)
+    assert (evidence.transcript.messages, evidence.exchanges) == ((), ())
 
 
 # --- what opencode leaves behind --------------------------------------------------------------

@@ -24,6 +24,10 @@ class Run:
         self.seen: list[Event] = []
         self.watch = Watch(self.stdout, self.stderr, self.seen.append)
 
+    def by_relay(self) -> Run:
+        self.watch = Watch(self.stdout, self.stderr, self.seen.append, relayed=True)
+        return self
+
     def writes(self, stdout: str = "", stderr: str = "") -> Run:
         for path, text in ((self.stdout, stdout), (self.stderr, stderr)):
             with path.open("a", encoding="utf-8", newline="") as file:
@@ -177,3 +181,17 @@ def test_the_first_reason_to_end_stays(run: Run) -> None:
     run.writes(stderr=STREAM_ERROR * 9)
 
     assert run.watch.stop == "agent"
+
+
+def test_by_the_relay_errors_are_counted_there(run: Run) -> None:
+    run.by_relay().writes(stderr=STREAM_ERROR * (TOLERATED_ERRORS + 5))
+
+    assert run.watch.stop is None
+    assert len(run.watch.log_errors) == TOLERATED_ERRORS + 5
+
+
+def test_the_first_reason_to_end_it_stays(run: Run) -> None:
+    run.watch.end("relay")
+    run.watch.end("agent")
+
+    assert run.watch.stop == "relay"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,4 +87,29 @@ def test_what_is_not_whole_is_not_stored(stage: MakeStage, tmp_path: Path, bad: 
 
     assert whole(s.ask("ses_two"))
     second.close()
+    assert len(s.provider.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("good", "streams"),
+    [(stream(*GOOD), True), (page(200, WHOLE, "application/json"), False)],
+)
+def test_a_stored_answer_that_is_none_is_not_given(
+    stage: MakeStage, tmp_path: Path, good: Answer, streams: bool
+) -> None:
+    s = stage(good)
+    first = s.open(replay=ReplayKey(tmp_path))
+    s.ask(stream=streams)
+    first.close()
+    (file,) = tmp_path.rglob("*.exchange")
+    head, body = json.loads(file.read_bytes().partition(b"\n")[0]), b'{"error": "no"}'
+    head["sha256"] = hashlib.sha256(body).hexdigest()
+    file.write_bytes(json.dumps(head).encode() + b"\n" + body)
+    second = s.open("ses_two", replay=ReplayKey(tmp_path))
+
+    again = s.ask("ses_two", stream=streams)
+    second.close()
+
+    assert again.status_code == 200
+    assert b"error" not in again.content
     assert len(s.provider.asked) == 2

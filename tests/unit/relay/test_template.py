@@ -168,6 +168,12 @@ def test_a_string_that_stands_in_one_piece_is_all_that_is_changed() -> None:
     assert replayed(body) == body.replace(OLD.encode(), NEW.encode())
 
 
+def test_a_string_beside_what_is_said_is_changed_too() -> None:
+    body = f": of {OLD}\n\n".encode() + sse({OLD: 1}, say({}, "stop"))
+
+    assert replayed(body) == body.replace(OLD.encode(), NEW.encode())
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_pieces_are_found_whatever_ends_the_lines(end: str) -> None:
     body = sse(say({"content": OLD[:9]}), say({"content": OLD[9:]}), say({}, "stop"))
@@ -216,6 +222,7 @@ def test_a_string_of_another_alphabet_is_found_in_its_escapes() -> None:
         sse(say({"content": OLD.replace("/", "\\/")})),
         sse({"choices": [{"text": OLD[:5]}]}, {"choices": [{"text": OLD[5:]}]}),
         sse(say({"content": "a {{chutes-"}), say({"content": "opencode:0}} of its own"})),
+        b": {{chutes-opencode:0}}\n\n" + sse(say({"content": "x"})),
         sse(say({"content": OLD[:5]}), {"created": 1e300}, say({"content": OLD[5:]})).replace(
             b"1e+300", b"1e999"
         ),
@@ -229,6 +236,7 @@ def test_a_string_of_another_alphabet_is_found_in_its_escapes() -> None:
         "escaped in a text",
         "no chat",
         "placeholder",
+        "placeholder in a comment",
         "infinite",
         "deep",
         "no JSON",

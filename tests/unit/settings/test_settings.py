@@ -46,6 +46,7 @@ def test_defaults(place: Place) -> None:
         "timeout_seconds": 600.0,
         "deadline_seconds": None,
         "retries": 3,
+        "max_process_cost_usd": None,
         "log_level": "warning",
         "log_format": "console",
     }
