@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from chutes_opencode.addresses import is_loopback, normalise_url, same_host
 from chutes_opencode.child_environment import is_passed_on
@@ -37,6 +37,13 @@ def _variable(value: object) -> object:
     return value
 
 
+def _line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("should be one line of printable characters")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_line)]
 Url = Annotated[str, BeforeValidator(_url)]
 OptionalUrl = Annotated[Url | None, BeforeValidator(lambda value: None if value == "" else value)]
 Variable = Annotated[str, BeforeValidator(_variable)]
@@ -53,7 +60,7 @@ class Endpoint(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
         description="Name in the registry, in opencode's config and in `<provider>/<model>`.",
     )
-    name: str = Field("", description="Display name.")
+    name: Line = Field("", description="Display name.")
     base_url: OptionalUrl = Field(None, description="Root of its API; empty: one must be given.")
     base_url_env: tuple[Variable, ...] = Field(
         (), description="Environment variables that set another root, strongest first."

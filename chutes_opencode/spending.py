@@ -11,7 +11,13 @@ from chutes_opencode.catalog.models import Model, Price
 from chutes_opencode.errors import ConfigurationError, LimitExceededError
 from chutes_opencode.limits import Budget, cost_bound
 from chutes_opencode.options import Options
-from chutes_opencode.relay.terms import ReplayKey, Terms, Upstream
+from chutes_opencode.relay.terms import (
+    HEADERS_SECONDS,
+    IDLE_SECONDS,
+    ReplayKey,
+    Terms,
+    Upstream,
+)
 from chutes_opencode.retry import RetryPolicy
 from chutes_opencode.settings import Settings
 
@@ -61,6 +67,8 @@ def make_terms(
         return None
     prices: dict[str, Price | None] = {model.id: model.price for model in models}
     limits = options.limits
+    # A model on one's own machine may read a long prompt for many minutes before its first word.
+    slow = settings.timeout_seconds if options.provider.local else 0.0
     return Terms(
         upstream=Upstream(
             options.provider.id,
@@ -69,6 +77,7 @@ def make_terms(
             auth=options.provider.auth,
             patterns=options.provider.patterns,
             ca_files=tuple(inherited[name] for name in CA_VARIABLES if inherited.get(name)),
+            headers_seconds=max(HEADERS_SECONDS, slow),
         ),
         prices=prices,
         model=models[0].id,
@@ -79,6 +88,7 @@ def make_terms(
         max_tokens=limits.max_tokens,
         max_cost_usd=limits.max_cost_usd,
         budgets=budgets,
+        idle_seconds=max(IDLE_SECONDS, slow),
         replay=None if options.cache is None else ReplayKey(Path(options.cache), sample_index),
     )
 

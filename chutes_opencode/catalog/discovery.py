@@ -31,6 +31,7 @@ MAX_REDIRECTS = 3
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_ETAG_LENGTH = 256
 EMPTY = "the provider lists no models"
+KEY_REFUSED = "the key was refused"
 
 # Name of the header, and what stands before the key.
 _AUTH_HEADERS = {
@@ -140,7 +141,7 @@ async def _fetch(
     async with _client(base_url) as client:
         answer = await _persist(client, url, headers | auth)
         if auth and answer.status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            problems.append(f"the key was refused (HTTP {answer.status})")
+            problems.append(f"{KEY_REFUSED} (HTTP {answer.status})")
             answer = await _get(client, url, headers)
         return await _read(provider, answer, etag)
 

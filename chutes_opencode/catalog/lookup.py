@@ -19,7 +19,7 @@ from chutes_opencode.catalog.comparison import compare_listings
 from chutes_opencode.catalog.discovery import fetch_models
 from chutes_opencode.catalog.listing import Difference, Listing, describe_age
 from chutes_opencode.catalog.models import Model
-from chutes_opencode.catalog.names import bare, unknown_model
+from chutes_opencode.catalog.names import bare, qualified, renamed, unknown_model
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.catalog.resolution import (
     as_sent,
@@ -152,14 +152,19 @@ class ModelLookup:
         Raises:
             ModelNotFoundError: The list has no such model, or `model_filter` hides it.
         """
+        began = time.perf_counter()
         listing = await self.listing()
         found = find_offered(asked, listing, self._extra_models, self._provider)
         if found is None and (listing.age_s or 0) > RETRY_SECONDS and self._may_fetch():
-            # It may be newer than the list.
-            await _wait(self._list.start(however_fresh=True), HOLD_SECONDS)
+            # It may be newer than the list; what was waited for that list counts.
+            left = max(0.0, HOLD_SECONDS - (time.perf_counter() - began))
+            await _wait(self._list.start(however_fresh=True), left)
             listing = self._answer(time.perf_counter(), "no")
             found = find_offered(asked, listing, self._extra_models, self._provider)
-        return found or self._accepted(asked, listing)
+        if found is None:
+            return self._accepted(asked, listing)
+        self._tell_renames(found, listing)
+        return found
 
     async def diff(self) -> Difference:
         """Fetch, without keeping it, and compare with the last list that was different."""
@@ -195,6 +200,17 @@ class ModelLookup:
 
     def _may_fetch(self) -> bool:
         return self._has_list and self._auto_refresh and not self._list.is_paused()
+
+    def _tell_renames(self, found: Model, listing: Listing) -> None:
+        """Warn of names that are accepted though the list has a newer one."""
+        if "tee_renames" not in self._provider.quirks:
+            return
+        for name in found.id.split(","):
+            if new_id := renamed(name, listing):
+                self._list.warn_once(
+                    f"{name} is now {qualified(self._provider.id, new_id)}: "
+                    "the old name is understood for a while only"
+                )
 
     def _accepted(self, asked: str, listing: Listing) -> Model:
         """Return a model that is in no list, where nothing speaks against it."""

@@ -65,7 +65,7 @@ def find(
                     return replace(found, id=spelling)
         return None
 
-    found = by_id.get(asked) or find_one(asked.strip())
+    found = by_id.get(asked) or by_id.get(bare(provider_id, asked)) or find_one(asked.strip())
     if found or "," not in asked or "model_lists" not in quirks:
         return found
     members = [find_one(name) for name in _members(asked)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from chutes_opencode.catalog.discovery import EMPTY, Fetched, fetch_models
+from chutes_opencode.catalog.discovery import EMPTY, KEY_REFUSED, Fetched, fetch_models
 from chutes_opencode.catalog.speed import (
     HINT_START,
     PROBE_SECONDS,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # A name that no model has: asked where there is none, to see whether anybody listens.
 NO_MODEL = "none"
-KEY_REFUSED = "the key was refused"
 _NO_CONNECTION = ("ConnectError", "ConnectTimeout")
 _PULL = "Load or pull a model there, or name one with --model."
 _NOT_FOR_TEXT = ("embed", "rerank", "whisper", "tts", "moderation")

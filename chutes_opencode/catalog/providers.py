@@ -34,6 +34,27 @@ COMPATIBLE_PACKAGE = "@ai-sdk/openai-compatible"
 # Statuses under which an entry's own words for an overflow are believed; local servers say 500.
 OVERFLOW_STATUSES = (400, 413, 422, 500)
 
+# What the connection itself sets, and what holds a key.
+_NOT_A_HEADER_OF_ONES_OWN = frozenset(
+    {"host", "connection", "content-length", "transfer-encoding", "accept-encoding"}
+    | {"authorization", "proxy-authorization", "cookie"}
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+# What pydantic would say in the words of Python's types.
+_WORDING = {
+    "tuple_type": "should be a list",
+    "frozen_set_type": "should be a list",
+    "dict_type": "should be a table",
+    "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
+    "string_too_short": "should not be empty",
+    "string_pattern_mismatch": "an id is letters, digits, '.', '_' and '-', begins with a letter "
+    "or digit, and has 64 characters at most",
+}
+# Somebody may have written the key itself there.
+_NOT_SHOWN = ("key_env", "headers")
+
 # opencode asks these by the Responses API, whatever the package (seen in 1.18.33).
 RESPONSES_API_IDS = frozenset({"openai", "xai", "meta"})
 
@@ -43,6 +64,20 @@ def _is_regex(value: str) -> str:
         re.compile(value)
     except re.error as error:
         raise ValueError(f"should be a regular expression: {error}") from None
+    return value
+
+
+def _is_header(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise ValueError("should be names of HTTP headers")
+    if value.lower() in _NOT_A_HEADER_OF_ONES_OWN:
+        raise ValueError(f"may not be {value}: it is set by what sends the request")
+    return value
+
+
+def _is_header_value(value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError("should be values of printable ASCII characters")
     return value
 
 
@@ -67,7 +102,9 @@ class Provider(Endpoint):
     auth: Literal["bearer", "x-api-key", "x-goog-api-key"] = Field(
         "bearer", description="How the key is sent when its models are asked for."
     )
-    headers: dict[str, str] = Field(
+    headers: dict[
+        Annotated[str, AfterValidator(_is_header)], Annotated[str, AfterValidator(_is_header_value)]
+    ] = Field(
         default_factory=dict, description="Further headers that its API asks for; never a key."
     )
     discovery_path: Annotated[str | None, BeforeValidator(_is_path)] = Field(
@@ -217,6 +254,8 @@ def _merged(entry: ProviderEntry, registry: Mapping[str, Provider]) -> Provider:
     known = registry.get(entry.id)
     before = known.model_dump() if known else {"needs_key": bool(entry.values.get("key_env"))}
     values = {"name": entry.id, **before, **entry.values}
+    if values["name"] == "":
+        values["name"] = entry.id
     try:
         return Provider.model_validate(values | {"id": entry.id, "source": entry.source})
     except ValidationError as error:
@@ -226,11 +265,12 @@ def _merged(entry: ProviderEntry, registry: Mapping[str, Provider]) -> Provider:
 def _reason(error: ValidationError, entry: ProviderEntry) -> str:
     reasons = []
     for flaw in error.errors(include_url=False, include_context=False):
-        text = re.sub(r"^(Input |Value error, )", "", flaw["msg"])
+        said = re.sub(r"^(Input |Value error, )", "", flaw["msg"])
+        text = _WORDING.get(flaw["type"], said)
         field = str(flaw["loc"][0]) if flaw["loc"] else ""
         place = entry.field_place(field) if field not in ("", "id") else entry.place
-        # Somebody may have written the key itself where its variable's name belongs.
         given = entry.values.get(field)
-        shown = "" if given is None or field == "key_env" else f" (it is {given!r:.80})"
+        secret = given is None or field in _NOT_SHOWN or "@" in str(given)  # https://user:password@
+        shown = "" if secret else f" (it is {given!r:.80})"
         reasons.append(f"{place}: {text}{shown}")
     return "; ".join(dict.fromkeys(reasons))

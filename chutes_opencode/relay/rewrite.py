@@ -95,7 +95,7 @@ def max_output(body: Mapping[str, Any], default: int) -> int:
 
 
 def _messages(messages: Sequence[Any], terms: Terms, main: bool) -> list[Any]:
-    kept = list(messages)
+    kept = [message for message in messages if not _is_void(message)]
     if terms.system is not None:
         kept = _with_system(kept, terms.system, required=main)
     if terms.hidden_paths:
@@ -103,6 +103,22 @@ def _messages(messages: Sequence[Any], terms: Terms, main: bool) -> list[Any]:
         paths = {*terms.hidden_paths, *(json.dumps(path)[1:-1] for path in terms.hidden_paths)}
         kept = [shown for message in kept if (shown := _without_notes(message, paths)) is not None]
     return kept
+
+
+def _is_void(message: Any) -> bool:
+    """Tell whether it is what opencode keeps of a step whose stream broke: a turn without words.
+
+    opencode empties the text of a step that it repeats, and sends the rest along ever after (seen).
+    """
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        return False
+    content = message.get("content")
+    said = content if isinstance(content, str) else any(_texts(content)) or _has_others(content)
+    return not said and not message.get("tool_calls")
+
+
+def _has_others(content: Any) -> bool:
+    return any(not isinstance(_mapping(part).get("text"), str) for part in _list(content))
 
 
 # --- the system message --------------------------------------------------------------------------

@@ -193,8 +193,9 @@ def _numbered_arguments(text: str, names: Sequence[str]) -> str:
     plain: str = numbered(text, names)
     if not _holds(plain, names):
         return plain
-    return _dump(numbered(json.loads(text), names), ascii_only=False)
+    return _dump(numbered(json.loads(text), names))
 
 
-def _dump(value: Any, *, ascii_only: bool = True) -> str:
-    return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, separators=(",", ":"))
+def _dump(value: Any) -> str:
+    # In ASCII: a lone surrogate has no other form.
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))

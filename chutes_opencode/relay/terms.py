@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chutes_opencode.limits import Budget
 
 IDLE_SECONDS = 120.0
+HEADERS_SECONDS = 300.0  # some providers queue a request for minutes before they answer
 MAX_REQUESTS = 100
 
 
@@ -31,6 +32,7 @@ class Upstream:
         patterns: How the provider words its errors.
         ca_files: Files of certificates that are trusted beside the usual ones (what the caller's
             REQUESTS_CA_BUNDLE and NODE_EXTRA_CA_CERTS name; httpx reads SSL_CERT_* itself).
+        headers_seconds: How long an answer may take to begin.
     """
 
     provider_id: str
@@ -39,6 +41,7 @@ class Upstream:
     auth: str = "bearer"
     patterns: ProviderPatterns = field(default=CHUTES_PATTERNS, repr=False)
     ca_files: tuple[str, ...] = ()
+    headers_seconds: float = HEADERS_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

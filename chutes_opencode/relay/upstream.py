@@ -25,7 +25,6 @@ from chutes_opencode.relay.terms import Upstream
 
 CONNECT_SECONDS = 20.0
 WRITE_SECONDS = 300.0
-HEADERS_SECONDS = 300.0  # some providers queue a request for minutes before they answer
 KEEP_ALIVE_SECONDS = 15.0
 PASSED_HEADERS = (
     "content-type",
@@ -163,10 +162,10 @@ class UpstreamClient:
                 hint="Check the base URL, the proxy variables and the certificate files.",
             ) from None
         try:
-            async with asyncio.timeout(HEADERS_SECONDS):
+            async with asyncio.timeout(upstream.headers_seconds):
                 return Answer(await _send(client, request))
         except TimeoutError:
-            words = f"no answer within {HEADERS_SECONDS:g} s"
+            words = f"no answer within {upstream.headers_seconds:g} s"
         except httpx.HTTPError as error:
             words = _words(error)
         raise ServerError(raw_message=words)

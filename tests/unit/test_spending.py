@@ -198,3 +198,11 @@ def test_a_prompt_that_nothing_is_left_for_is_refused_before_it_starts(
 
 def test_a_prompt_with_means_may_start(plain: Settings) -> None:
     check_means(replace(terms(plain), max_tokens=1, max_cost_usd=1.0), "a prompt")
+
+
+def test_a_model_on_this_machine_may_take_as_long_as_the_attempt(plain: Settings) -> None:
+    local = terms(plain.overridden(timeout_seconds=3600), provider=find_provider("ollama"))
+    remote = terms(plain.overridden(timeout_seconds=3600))
+
+    assert (local.idle_seconds, local.upstream.headers_seconds) == (3600, 3600)
+    assert (remote.idle_seconds, remote.upstream.headers_seconds) == (120, 300)
