@@ -330,8 +330,9 @@ def test_whatever_comes_only_what_is_ours_is_changed(
 
     assert MARKER not in json.dumps(with_role(changed, "system"))
     assert HIDDEN not in json.dumps(with_role(changed, "user"))
-    for role in ("assistant", "tool"):
-        assert with_role(changed, role) == with_role(body, role)
+    assert with_role(changed, "tool") == with_role(body, "tool")
+    said = [message for message in with_role(body, "assistant") if message.get("content")]
+    assert with_role(changed, "assistant") == said
     assert changed.get("metadata") == body.get("metadata")
     assert read_body(write_body(changed)) == changed
 

@@ -1,4 +1,4 @@
-"""A tool call goes on with its whole answer only: opencode would run it, and again with the step."""
+"""A tool call goes on with its whole answer only: opencode runs it, and again with the step."""
 
 from __future__ import annotations
 
