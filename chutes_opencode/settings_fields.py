@@ -33,6 +33,27 @@ Token = Annotated[SecretStr | None, BeforeValidator(_stripped_secret)]
 Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 
 
+# What pydantic would say in the words of Python's types.
+_WORDING = {
+    "tuple_type": "should be a list",
+    "frozen_set_type": "should be a list",
+    "dict_type": "should be a table",
+    "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
+    "string_too_short": "should not be empty",
+}
+
+
+def describe_flaw(flaw: Mapping[str, Any]) -> str:
+    """Say what a value should be.
+
+    Args:
+        flaw: One of `ValidationError.errors()`.
+    """
+    said = re.sub(r"^(Input |Value error, )", "", flaw["msg"])
+    return _WORDING.get(flaw["type"], said)
+
+
 def describe_flaws(
     error: ValidationError, values: Mapping[str, Any], sources: Mapping[str, str]
 ) -> str:
@@ -40,7 +61,7 @@ def describe_flaws(
     reasons = []
     for flaw in error.errors(include_url=False, include_context=False):
         name = str(flaw["loc"][0])
-        text = re.sub(r"^(Input |Value error, )", "", flaw["msg"])
+        text = describe_flaw(flaw)
         secret = name == "api_token" or "@" in str(values[name])
         shown = "" if secret else f" (it is {values[name]!r:.80})"
         reasons.append(f"{sources[name]}: {name}: {text}{shown}")

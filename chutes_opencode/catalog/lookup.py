@@ -234,8 +234,9 @@ class ModelLookup:
     def _answer(self, began: float, waited: Waited) -> Listing:
         record = self._list.read()
         if record is None:
-            names = (*self._provider.default_models, *self._extra_models)
-            ids = dict.fromkeys(bare(self._provider.id, name) for name in names)
+            named = (bare(self._provider.id, name) for name in self._extra_models)
+            # The registry's are ids, which may begin with the provider's own (`openrouter/auto`).
+            ids = dict.fromkeys((*self._provider.default_models, *named))
             listing = Listing(tuple(map(unlisted_model, ids)), problems=self._missing())
         else:
             age = max(0.0, self._list.clock() - record.fetched_at)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chutes_opencode.catalog.discovery import EMPTY, KEY_REFUSED, Fetched, fetch_models
+from chutes_opencode.catalog.names import bare
 from chutes_opencode.catalog.speed import (
     HINT_START,
     PROBE_SECONDS,
@@ -47,7 +48,8 @@ async def probe(
         provider: The registry's entry.
         base_url: Where it is.
         key: What it gets to see; None: none.
-        model: Whom to ask; None: the first of `prefer` that is listed, else the cheapest.
+        model: Whom to ask, with or without the provider's prefix; None: the first of `prefer` that
+            is listed, else the cheapest.
         prefer: Ids, best first; the first one is taken where there is no list.
         seconds: What the prompt may take.
     """
@@ -58,7 +60,7 @@ async def probe(
     if provider.wire == "native":
         told = _without_prompt(provider, fetched, "only opencode's own package speaks to it")
     else:
-        asked = model or choose_model(fetched.models, prefer)
+        asked = _as_listed(model, fetched.models, provider) or choose_model(fetched.models, prefer)
         endpoint = ChatEndpoint(base_url, _headers(provider, key), provider.patterns)
         told = await probe_model(endpoint, asked or NO_MODEL, seconds=seconds)
         if asked is None:
@@ -87,6 +89,13 @@ def choose_model(models: Sequence[Model], prefer: Sequence[str]) -> str | None:
 
 def _cost(model: Model) -> float:
     return math.inf if model.price is None else model.price.input + model.price.output
+
+
+def _as_listed(asked: str | None, models: Sequence[Model], provider: Provider) -> str | None:
+    """Return what to send for a name; of an id that begins like the prefix nothing is taken."""
+    if asked is None or asked in (*(model.id for model in models), *provider.default_models):
+        return asked
+    return bare(provider.id, asked)
 
 
 def _headers(provider: Provider, key: str | None) -> dict[str, str]:

@@ -25,6 +25,7 @@ from chutes_opencode.patterns import (
     BodyPattern,
     ProviderPatterns,
 )
+from chutes_opencode.settings_fields import describe_flaw
 
 BUILT_IN_FILE = Path(__file__).with_name("data") / "providers.toml"
 REGISTERED = "register_provider()"
@@ -41,17 +42,10 @@ _NOT_A_HEADER_OF_ONES_OWN = frozenset(
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
-# What pydantic would say in the words of Python's types.
-_WORDING = {
-    "tuple_type": "should be a list",
-    "frozen_set_type": "should be a list",
-    "dict_type": "should be a table",
-    "bool_type": "should be true or false",
-    "bool_parsing": "should be true or false",
-    "string_too_short": "should not be empty",
-    "string_pattern_mismatch": "an id is letters, digits, '.', '_' and '-', begins with a letter "
-    "or digit, and has 64 characters at most",
-}
+_ID_RULE = (
+    "an id is letters, digits, '.', '_' and '-', begins with a letter or digit, "
+    "and has 64 characters at most"
+)
 # Somebody may have written the key itself there.
 _NOT_SHOWN = ("key_env", "headers")
 
@@ -265,8 +259,7 @@ def _merged(entry: ProviderEntry, registry: Mapping[str, Provider]) -> Provider:
 def _reason(error: ValidationError, entry: ProviderEntry) -> str:
     reasons = []
     for flaw in error.errors(include_url=False, include_context=False):
-        said = re.sub(r"^(Input |Value error, )", "", flaw["msg"])
-        text = _WORDING.get(flaw["type"], said)
+        text = _ID_RULE if flaw["type"] == "string_pattern_mismatch" else describe_flaw(flaw)
         field = str(flaw["loc"][0]) if flaw["loc"] else ""
         place = entry.field_place(field) if field not in ("", "id") else entry.place
         given = entry.values.get(field)

@@ -212,15 +212,7 @@ def try_provider(name: str, model: str | None, *, simulate: bool) -> Probe:
             key = settings.key_or_none()
         except AuthenticationError as error:
             return Probe("no_key", detail=error.raw_message, error=error)
-        return asyncio.run(
-            probe(
-                entry,
-                settings.base_url,
-                key,
-                model=None if asked is None else bare(entry.id, asked),
-                prefer=prefer,
-            )
-        )
+        return asyncio.run(probe(entry, settings.base_url, key, model=asked, prefer=prefer))
 
 
 _VERDICTS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def settings(environ: pytest.MonkeyPatch) -> Callable[..., Settings]:
 
 
 MakeSettings = Callable[..., Settings]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def ids(listing: Listing) -> list[str]:
@@ -94,6 +102,8 @@ def test_the_settings_are_those_of_the_look_up(odd_server: Start, settings: Make
 
     assert ids(catalog.models()) == ["Qwen/a"]
     assert catalog.resolve("chutes/mine").id == "mine"
+    # The list is old at once: that look-up has begun a fetch, which must not reach a later test.
+    wait_until(lambda: len(server.asked) == 2)
 
     off = Catalog(settings=settings(server, auto_refresh=False))
     assert off.models().source == "cache"

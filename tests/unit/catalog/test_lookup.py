@@ -157,6 +157,14 @@ def test_without_any_list_the_registry_is_used(stage: Stage) -> None:
     assert listing.problems == ("down",)
 
 
+def test_an_id_of_the_registry_may_begin_with_the_providers_own(stage: Stage) -> None:
+    stage.answers = [DOWN]
+    router = ACME.model_copy(update={"default_models": ("acme/auto",)})
+
+    assert ids(run(stage.lookup(router).listing)) == ["acme/auto"]
+    assert run(lambda: stage.lookup(router).resolve("acme/auto")).id == "acme/auto"
+
+
 def test_without_any_list_a_silent_provider_is_waited_for_but_not_for_ever(stage: Stage) -> None:
     listing = run(stage.lookup().listing)
 

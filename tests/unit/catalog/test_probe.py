@@ -64,6 +64,24 @@ def run(provider: Provider, base_url: str, **options: Any) -> Probe:
     return asyncio.run(probe(provider, base_url, **options))
 
 
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ("mine/large", "large"),
+        ("large", "large"),
+        ("mine/auto", "mine/auto"),
+        ("mine/std", "mine/std"),
+    ],
+)
+def test_a_model_is_asked_for_by_its_id(server: Server, asked: str, sent: str) -> None:
+    server.pages[LIST] = (200, rows("large", "mine/auto"))
+    mine = OPENAI.model_copy(update={"default_models": ("mine/std",)})
+
+    run(mine, server.base_url, model=asked)
+
+    assert server.asked == [sent]
+
+
 def test_the_simulator_is_well() -> None:
     chutes = find_provider("chutes")
     with Simulator() as simulator:

@@ -219,7 +219,8 @@ def test_whose_url_it_is(place: Place) -> None:
         ("base_url", 3, "should be a valid string (it is 3)"),
         ("base_url", "host", "should be a URL like https://host/v1 (it is 'host')"),
         ("base_url", "https://u:p@h", "should be a URL without user name, query or fragment"),
-        ("model_filter", 3, "should be a valid tuple (it is 3)"),
+        ("model_filter", 3, "should be a list (it is 3)"),
+        ("auto_refresh", "maybe", "should be true or false (it is 'maybe')"),
         ("opencode_bin", 3, "is not a valid path for <class 'pathlib.Path'> (it is 3)"),
     ],
 )
