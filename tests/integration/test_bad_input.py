@@ -59,13 +59,29 @@ ARGUMENTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "engine": (prompting(engine="serve"), ConfigurationError, "engine"),
     "provider": (prompting(provider="nobody"), ConfigurationError, "nobody"),
-    "relay": (prompting(relay=True), ConfigurationError, "relay"),
-    "cost limit": (
-        prompting(limits=Limits(max_cost_usd=1.0)),
+    "relay": (prompting(relay="yes"), ConfigurationError, "relay"),
+    "cost limit without the relay": (
+        prompting(limits=Limits(max_cost_usd=1.0), relay=False),
         ConfigurationError,
         "max_cost_usd",
     ),
-    "fallback": (prompting(fallback_models=("a",)), ConfigurationError, "fallback_models"),
+    "token limit without the relay": (
+        prompting(limits=Limits(max_tokens=9), relay=False),
+        ConfigurationError,
+        "max_tokens",
+    ),
+    "fallback without the relay": (
+        prompting(fallback_models=("sim/echo",), relay=False),
+        ConfigurationError,
+        "fallback_models",
+    ),
+    "cache without the relay": (prompting(cache="/c", relay=False), ConfigurationError, "cache"),
+    "fallback": (prompting(fallback_models=("sim/ehco",)), ModelNotFoundError, "sim/ehco"),
+    "no money": (
+        prompting(limits=Limits(max_cost_usd=-1.0)),
+        ConfigurationError,
+        "max_cost_usd",
+    ),
     "reserved body key": (
         prompting(params=Params(extra_body={"stream": False})),
         ConfigurationError,

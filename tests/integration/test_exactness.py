@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,30 @@ def test_prompt_and_system_message_arrive_byte_for_byte(
         seen = received.pop(short(prompt))
         assert short(seen[: len(system)] if builtin_tools else seen) == short(system)
     assert received == {}
+
+
+@pytest.mark.parametrize("builtin_tools", [True, False])
+@pytest.mark.parametrize("context", [True, False, None])
+def test_the_environment_block_follows_where_it_is_wanted(
+    simulator: Simulator, tmp_path: Path, *, builtin_tools: bool, context: bool | None
+) -> None:
+    system = "Only this. {env:HOME} \N{GRINNING FACE}\n"
+    llm = ChutesOpenCodeLLM(
+        "sim/echo", system, builtin_tools=builtin_tools, context=context, work_dir=tmp_path / "home"
+    )
+
+    llm.prompt("hello")
+
+    ((told, asked),) = sent(simulator)
+    block = told.removeprefix(system)
+    assert asked == "hello"
+    assert told.startswith(system)
+    if builtin_tools if context is None else context:
+        assert block.startswith("\nYou are powered by the model")
+        assert f"Working directory: {tmp_path / 'home'}" in block
+        assert "Today's date" in block
+    else:
+        assert block == ""
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])

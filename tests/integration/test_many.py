@@ -35,6 +35,7 @@ def test_a_stream_tells_what_happens_in_order_and_ends_with_the_result(
 ) -> None:
     llm = ChutesOpenCodeLLM("sim/script", retries=1)
 
+    # The text comes from the relay, the tool from opencode: sooner or later, never out of order.
     events = list(llm.stream(script(BASH | {"reasoning": "hm"}, {"text": "end"})))
 
     kinds = [type(event) for event in events]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +88,3 @@ def new_client() -> httpx.Client:
 def new_async_client() -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
     return httpx.AsyncClient(trust_env=False, verify=False, timeout=100, limits=limits)
-
-
-async def timed(work: Any) -> tuple[Any, float]:
-    started = time.monotonic()
-    return await work, time.monotonic() - started

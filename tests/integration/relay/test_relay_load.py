@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pytest
 
 from chutes_opencode import ServerError, Simulator, TruncatedStreamError
 from chutes_opencode.relay.server import Relay
-from tests.integration.relay.stage import new_async_client, new_client, open_prompt, timed
+from tests.integration.relay.stage import new_async_client, new_client, open_prompt
 from tests.unit.relay.stage import DONE, GOOD, Provider, Reply, chunk, stream
 
 StartSimulator = Callable[..., Simulator]
@@ -177,32 +176,28 @@ def test_a_relay_that_stops_ends_its_prompts_only(start_simulator: StartSimulato
 
 
 @pytest.mark.timeout(200)
-def test_a_storm_against_narrow_limits_succeeds_in_the_time_that_they_allow(
+def test_a_storm_against_narrow_limits_succeeds_without_hammering(
     start_simulator: StartSimulator,
 ) -> None:
-    prompts, per_minute = 100, 60
-    scenario = {"max_concurrency": 4, "requests_per_minute": per_minute, "token_delay_s": 0.005}
-    simulator = start_simulator(scenario)
-    allowed_s = 60.0 * ((prompts - 1) // per_minute)
+    prompts = 100
+    simulator = start_simulator({"max_concurrency": 4, "token_delay_s": 0.02})
 
-    async def ask_all(relay: Relay) -> tuple[list[float], list[int]]:
+    async def ask_all(relay: Relay) -> list[int]:
         with relay.lease() as lease:
             storm = [
                 open_prompt(relay, lease, simulator, MODEL, session=f"ses_{n}", tries_left=3)
                 for n in range(prompts)
             ]
             async with new_async_client() as client:
-                client.timeout = httpx.Timeout(180)
-                told = await asyncio.gather(*(timed(prompt.aask(client)) for prompt in storm))
-        return [seconds for _, seconds in told], [answer.status_code for answer, _ in told]
+                answers = await asyncio.gather(*(prompt.aask(client) for prompt in storm))
+        return [answer.status_code for answer in answers]
 
     with Relay() as relay:
-        waits, statuses = asyncio.run(ask_all(relay))
+        statuses = asyncio.run(ask_all(relay))
 
     assert statuses == [200] * prompts
+    # How long it takes, also with a limit a minute, is for `scripts/bench storm`.
     assert len(simulator.requests) <= 1.3 * prompts
-    assert max(waits) <= 1.25 * allowed_s
-    assert max(waits) <= 3 * statistics.median(waits)
 
 
 def _ask(prompt: Any, client: httpx.Client) -> Any:
