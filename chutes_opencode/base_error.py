@@ -57,11 +57,23 @@ class OpenCodeError(Exception):
         self.status = details.get("status")
         body = details.get("response_body")
         self.response_body = None if body is None else mask(body)
-        self.request_id = details.get("request_id")
+        request_id = details.get("request_id")
+        self.request_id = None if request_id is None else mask(request_id)
         self.model = details.get("model")
         self.hint = details.get("hint") or self.default_hint
         self.result = details.get("result")
         super().__init__(f"{self.error_type} on {node_id}: {self.raw_message[:200]}")
+
+    def place(self, node_id: str, model: str) -> None:
+        """Say where it happened, and to which model; what is known of it already stays.
+
+        Args:
+            node_id: The machine.
+            model: The model of the call, for an error that names none.
+        """
+        self.node_id = node_id
+        self.model = self.model or model
+        self.args = (f"{self.error_type} on {node_id}: {self.raw_message[:200]}",)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by state, so that a subclass with new fields needs no code of its own.

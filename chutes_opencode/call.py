@@ -131,7 +131,7 @@ class CallRunner:
 
     def _on_retry(self, event: Retrying) -> None:
         self._waited_s = event.wait_seconds
-        self._observe(event)
+        self._tell(event)
 
     async def _attempt(self, number: int) -> None:
         """Try once; a structured answer that does not fit gets one turn to be mended."""
@@ -178,7 +178,7 @@ class CallRunner:
             seconds = bounded.timeout_seconds
             evidence = await self._engine.run(
                 bounded,
-                self._observe,
+                self._tell,
                 lambda seen: self._judge(seen, seconds).error is None,
                 self._terms(bounded),
             )
@@ -191,6 +191,8 @@ class CallRunner:
         self._record(number, scope, evidence, verdict)
         if verdict.error is not None:
             self._tries_used += max(evidence.failures, 1)
+            # What the relay gave up is not worth a new attempt, unless it was the relay that ended.
+            self._may_repeat &= evidence.ended is not verdict.error or evidence.stopped == "relay"
             raise verdict.error
         return evidence
 
@@ -277,7 +279,11 @@ class CallRunner:
     def _record(self, number: int, scope: str, evidence: Evidence, verdict: Verdict) -> None:
         if not self._attempts:
             self._queued_s = (self._queued_s or 0.0) + evidence.queued_s
-        self._attempts += failed_requests(evidence, self._engine.name, self._scene())
+        failed = failed_requests(evidence, self._engine.name, self._scene())
+        for single in failed:
+            if single.error is not None:
+                self._place(single.error)
+        self._attempts += failed
         attempt = Attempt(
             number=number,
             engine=self._engine.name,
@@ -292,7 +298,7 @@ class CallRunner:
         )
         self._waited_s = 0.0
         self._attempts.append(attempt)
-        self._observe(
+        self._tell(
             AttemptEnded(
                 attempt=number,
                 error=verdict.error,
@@ -303,11 +309,18 @@ class CallRunner:
 
     def _complete(self, error: OpenCodeError) -> QueryResult:
         """Give an error what only the call knows, and return its partial result."""
-        error.node_id = self._call.node_id
-        error.model = error.model or self._call.request.model
-        error.args = (f"{error.error_type} on {error.node_id}: {error.raw_message[:200]}",)
+        self._place(error)
         error.result = self._result(error)
         return error.result
+
+    def _place(self, error: OpenCodeError) -> None:
+        error.place(self._call.node_id, self._call.request.model)
+
+    def _tell(self, event: Event) -> None:
+        """Tell of an event, its error placed: the relay does not know on which machine it is."""
+        if isinstance(event, Retrying | AttemptEnded) and event.error is not None:
+            self._place(event.error)
+        self._observe(event)
 
     def _used(self) -> Usage:
         """Sum the tokens so far; an attempt's hold those of its single requests."""

@@ -142,7 +142,9 @@ def total_usage(evidence: Evidence) -> Usage:
     native = [exchange for exchange in sent if _read_by_opencode(exchange)]
     told = seen if native else sum((e.usage for e in sent if e.usage), Usage())
     # A sub-agent's turns stand in no transcript of ours.
-    missing = any(_unknown_usage(e) for e in sent) or len(native) > seen.num_turns
+    # The relay has estimated what it was not told; what it left out was never accepted.
+    unknown = [e for e in sent if _unknown_usage(e)] if not evidence.relayed else []
+    missing = bool(unknown) or len(native) > seen.num_turns
     return Usage(
         told.input,
         told.output,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.engines.seat import Seat, settle, take_seat
-from chutes_opencode.engines.watch import Watch
+from chutes_opencode.engines.watch import InOrder, Watch
 from chutes_opencode.engines.wire import GuardWire, Wire, relayed
 from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.masking import mask
@@ -95,8 +95,9 @@ class RunEngine:
                         version=self.binary.version,
                     )
                 )
-                wire = await self._wire(stack, request, terms, workspace, seat, observe)
-                evidence = await self._attempt(request, workspace, seat, wire, observe)
+                heard = InOrder(observe)
+                wire = await self._wire(stack, request, terms, workspace, seat, heard)
+                evidence = await self._attempt(request, workspace, seat, wire, heard)
                 if seat.card is not None:
                     # Not in a thread: a cancelled one would go on in a removed workspace.
                     accepted = accept(evidence)
@@ -141,7 +142,7 @@ class RunEngine:
         workspace: Workspace,
         seat: Seat,
         wire: Wire,
-        observe: Observe,
+        heard: InOrder,
     ) -> Evidence:
         started = time.monotonic()
         since_ms = int(time.time() * 1000)
@@ -149,9 +150,10 @@ class RunEngine:
         watch = Watch(
             workspace.file("run.out"),
             workspace.file("run.err"),
-            wire.told(observe),
+            wire.told(heard.observe),
             relayed=wire.relayed,
         )
+        heard.look = watch.look
         returncode, export = -1, None
         try:
             async with asyncio.timeout(request.timeout_seconds) as timeout:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable
 from pathlib import Path
 
 from chutes_opencode.engines.base import Observe
+from chutes_opencode.events import Event
 from chutes_opencode.masking import mask
 from chutes_opencode.opencode.transcript import event_records, json_lines, parse_log_line
 
@@ -35,6 +37,27 @@ class Tail:
         self._offset += len(data)
         *lines, self._rest = (self._rest + self._decode(data)).split("\n")
         return lines
+
+
+class InOrder:
+    """Tells what the relay hears, after what opencode has written by then.
+
+    The relay hears a step's text sooner than we read of the tool that the step follows (seen).
+
+    Attributes:
+        observe: Who is told in the end.
+        look: Takes in what opencode has written.
+    """
+
+    def __init__(self, observe: Observe) -> None:
+        """Look nowhere at first."""
+        self.observe = observe
+        self.look: Callable[[], object] = lambda: None
+
+    def __call__(self, event: Event) -> None:
+        """Tell an event of the relay's."""
+        self.look()
+        self.observe(event)
 
 
 class Watch:

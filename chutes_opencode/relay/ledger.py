@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Whoever holds the lease key could send refused requests without end.
 _MAX_REFUSALS = 100
+_SPARE_SESSIONS = 1000  # sub-agents' beyond one for each request that may be sent
 _REQUEST_IDS = ("x-chutes-invocationid", "x-request-id")
 
 
@@ -118,7 +119,8 @@ class Ledger:
         if session_id in self._sessions:
             return True
         if parent is not None:
-            if parent not in self._sessions:
+            most = self._max_requests + _SPARE_SESSIONS
+            if parent not in self._sessions or len(self._sessions) >= most:
                 return False
             self._sessions[session_id] = _Session(parent)
             return True
@@ -180,12 +182,13 @@ class Ledger:
             headers: Those that matter, lower case.
             at: The time.
         """
+        headers = {name: mask(value) for name, value in headers.items()}  # some echo the key
         request_id = next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None)
         entry.exchange = replace(
             entry.exchange,
             status=status,
             content_type=content_type,
-            headers=dict(headers),
+            headers=headers,
             request_id=request_id,
             first_byte_s=max(0.0, at - entry.started),
         )

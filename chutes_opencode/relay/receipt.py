@@ -37,6 +37,9 @@ from chutes_opencode.results import Usage
 # Some servers forget it; their stream is judged by what it holds.
 _STREAM_TYPES = ("text/event-stream", "")
 _KEPT = re.compile(r"^(retry-after|retry-after-ms|x-request-id|x-chutes-.*|x-ratelimit-.*|date)$")
+# opencode's HTTP client refuses an answer with more than some hundred headers (seen).
+_MAX_HEADERS = 32
+_MAX_HEADER_CHARS = 4096
 _NOT_PASSED = ("retry-after", "retry-after-ms", "date")
 
 
@@ -195,11 +198,15 @@ class Receipt:
     async def _start(self) -> None:
         if self._client.started or self._answer is None:
             return
+        told = self._entry.exchange.headers.items()
+        passed = [(name, value) for name, value in told if _may_pass(name, value)]
+        content_type = self._content_type(self._answer)
+        await self._client.start(200, {"content-type": content_type, **dict(passed[:_MAX_HEADERS])})
+
+    def _content_type(self, answer: Answer) -> str:
+        told = answer.headers.get("content-type", "")
         plain = "text/event-stream" if self._streams else "application/json"
-        told = {"content-type": self._answer.headers.get("content-type", "")}
-        told |= self._entry.exchange.headers
-        passed = {name: value for name, value in told.items() if _may_pass(name, value)}
-        await self._client.start(200, {"content-type": plain, **passed})
+        return told if _may_pass("content-type", told) else plain
 
     def _tell_deltas(self) -> None:
         booking = self._booking
@@ -265,7 +272,7 @@ class Receipt:
 
     async def _store(self, answer: Answer) -> None:
         if self._recorder is not None:
-            content_type = answer.headers.get("content-type", "")
+            content_type = self._content_type(answer)
             await asyncio.to_thread(
                 self._recorder.commit, status=answer.status, content_type=content_type
             )
@@ -273,7 +280,8 @@ class Receipt:
 
 def _may_pass(name: str, value: str) -> bool:
     """Tell whether a header goes on to opencode: not if a server wrote what is no header."""
-    return name not in _NOT_PASSED and bool(value) and value.isascii() and value.isprintable()
+    plain = value.isascii() and value.isprintable() and 0 < len(value) <= _MAX_HEADER_CHARS
+    return plain and name not in _NOT_PASSED
 
 
 def stored_request(booking: Booking, request: ModelRequest, body: Body) -> Request | None:

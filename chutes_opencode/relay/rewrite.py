@@ -83,15 +83,24 @@ def requested_tools(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def max_output(body: Mapping[str, Any], default: int) -> int:
-    """Return how many output tokens a request asks for at most, over all its choices.
+    """Return how many output tokens a request asks for at most, over all that it asks for at once.
+
+    Servers differ in which of two names they heed, so the larger number counts.
 
     Args:
         body: The request.
         default: Where it does not tell.
     """
-    told = (_positive(body.get(name)) for name in ("max_completion_tokens", "max_tokens"))
-    tokens = next((number for number in told if number is not None), default)
-    return tokens * (_positive(body.get("n")) or 1)
+    told = [_positive(body.get(name)) for name in ("max_completion_tokens", "max_tokens")]
+    tokens = max((number for number in told if number is not None), default=default)
+    choices = max(_positive(body.get(name)) or 1 for name in ("n", "best_of"))
+    return tokens * choices * _prompts(body.get("prompt"))
+
+
+def _prompts(prompt: Any) -> int:
+    """Count the prompts of a request for a completion; a list of numbers is one, as tokens."""
+    rows = [row for row in _list(prompt) if isinstance(row, str | list)]
+    return max(len(rows), 1)
 
 
 def _messages(messages: Sequence[Any], terms: Terms, main: bool) -> list[Any]:

@@ -2,8 +2,8 @@
 
 `StreamCheck` is a pure state machine: bytes in, the bytes that may pass out, in whole events. What
 would make opencode loop or retry behind our back does not pass: an error event, a bare line of
-JSON (Chutes' way of telling an error in the middle of a stream), a chunk that is no JSON. When
-the stream has ended, `outcome` says what it was:
+JSON (Chutes' way of telling an error in the middle of a stream), a chunk that is no JSON or not of
+the shape that opencode reads. When the stream has ended, `outcome` says what it was:
 
 ==================  ==========================================================================
 whole               every choice told a finish reason that we know
@@ -11,7 +11,8 @@ unknown_finish      one told a reason that opencode does not know either, and wo
 truncated           it began, and ended without a finish reason
 empty               no chunk at all; at most comments and `[DONE]`
 error               the provider told an error in it
-malformed           a chunk was no JSON, or a line had no end
+malformed           a chunk was no JSON or not what opencode reads, a line had no end, or a tool
+                    was to be called and none was named
 ==================  ==========================================================================
 
 The finish reason makes an answer whole: what comes after it (a broken usage chunk, an error) is
@@ -25,6 +26,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from chutes_opencode.relay.chunk import CallBook, chunk_flaw
 from chutes_opencode.relay.estimate import Kind, count_bytes, told_usage
 from chutes_opencode.results import Usage
 
@@ -32,6 +34,9 @@ Outcome = Literal["whole", "truncated", "empty", "error", "malformed", "unknown_
 Delta = tuple[Literal["text", "reasoning"], str]
 
 FINISH_REASONS = frozenset({"stop", "tool_calls", "function_call", "length", "content_filter"})
+
+# opencode takes them for a call that was run, and asks on: thirteen paid requests a second (seen).
+_CALLED = ("tool_calls", "function_call")
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 _MAX_CHOICES = 128
@@ -78,6 +83,7 @@ class StreamCheck:
         self._first = True
         self._finishes: dict[int, str | None] = {}
         self._usage: Mapping[str, Any] | None = None
+        self._calls = CallBook()
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -224,6 +230,10 @@ class StreamCheck:
         if named_error or not isinstance(chunk, dict) or not _is_chunk(chunk):
             self._judge_odd(chunk, text, named_error)
             return False
+        flaw = chunk_flaw(chunk)
+        if flaw is not None:
+            self._break(f"a chunk is not as it should be: {flaw}")
+            return False
         return self._note(chunk)
 
     def _judge_odd(self, chunk: Any, text: str, named_error: bool) -> None:
@@ -236,49 +246,48 @@ class StreamCheck:
             self._usage = chunk["usage"]
 
     def _note(self, chunk: dict[str, Any]) -> bool:
-        model, usage = chunk.get("model"), chunk.get("usage")
         for choice in chunk["choices"]:
             if not self._note_choice(choice):
                 return False
-        if isinstance(model, str) and model:
-            self.served_model = model
-        if isinstance(usage, dict):
-            self._usage = usage
+        self.served_model = chunk.get("model") or self.served_model
+        usage = chunk.get("usage")
+        self._usage = self._usage if usage is None else usage
         return True
 
-    def _note_choice(self, choice: Any) -> bool:
-        if not isinstance(choice, dict):
-            self._break("a choice is no object")
-            return False
+    def _note_choice(self, choice: dict[str, Any]) -> bool:
         told = choice.get("index")
         index = told if isinstance(told, int) else 0
         if index not in self._finishes and len(self._finishes) >= _MAX_CHOICES:
             self._break(f"there are more than {_MAX_CHOICES} choices")
             return False
+        self._add("text", choice.get("text"), index)  # of /v1/completions
+        if not self._note_delta(choice.get("delta") or {}, index):
+            return False
         reason = choice.get("finish_reason")
+        if reason in _CALLED and not self._calls.knows(index):
+            self._break(f"it ends with {reason!r} and calls no tool")
+            return False
         # A reason stays: some servers repeat a choice without one in the usage chunk.
-        if isinstance(reason, str) and reason:
+        if reason:
             self._finishes[index] = reason
         else:
             self._finishes.setdefault(index, None)
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            self._note_delta(delta, index)
-        self._add("text", choice.get("text"), index)  # of /v1/completions
         return True
 
-    def _note_delta(self, delta: dict[str, Any], index: int) -> None:
+    def _note_delta(self, delta: dict[str, Any], index: int) -> bool:
         self._add("text", delta.get("content"), index)
         self._add("reasoning", delta.get("reasoning_content") or delta.get("reasoning"), index)
-        calls = delta.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            function = call.get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                name = function.get("name")
-                self._count("tool", name)
-                self._count("tool", function.get("arguments"))
-                if isinstance(name, str) and name and len(self.tool_names) < _MAX_TOOL_CALLS:
-                    self.tool_names.append(name)
+        for call in delta.get("tool_calls") or ():
+            flaw = self._calls.flaw(call, index)
+            if flaw is not None:
+                self._break(f"a chunk is not as it should be: {flaw}")
+                return False
+            name = call["function"].get("name")
+            self._count("tool", name)
+            self._count("tool", call["function"].get("arguments"))
+            if name and len(self.tool_names) < _MAX_TOOL_CALLS:
+                self.tool_names.append(name)
+        return True
 
     def _add(self, kind: Literal["text", "reasoning"], text: Any, index: int) -> None:
         self._count(kind, text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Awaitable, Callable
 
 from chutes_opencode.classify import classify_error
@@ -16,6 +18,7 @@ from chutes_opencode.relay.stream import StreamCheck
 from chutes_opencode.relay.upstream import Answer, BrokenAnswerError
 
 AFTER_FINISH_SECONDS = 10.0  # the answer is whole: its usage comes soon or not at all
+AFTER_DONE_SECONDS = 1.0  # nothing comes any more but the end
 _MAX_HELD_BYTES = 1024 * 1024
 
 Sender = Callable[[bytes], Awaitable[None]]
@@ -47,9 +50,10 @@ async def pass_stream(
         How the connection broke; None: it did not.
     """
     held = bytearray()
-    while not check.stopped:
+    tail = _Tail(check)
+    while not check.stopped and not tail.over():
         try:
-            piece = await answer.read(_patience(check, idle_seconds))
+            piece = await answer.read(min(idle_seconds, tail.seconds_left()))
         except BrokenAnswerError as error:
             return str(error)
         held += check.finish() if piece is None else check.feed(piece)
@@ -100,6 +104,22 @@ def _may_pass(check: StreamCheck) -> bool:
     return check.started and ("tool" not in check.output_bytes or check.outcome == "whole")
 
 
-def _patience(check: StreamCheck, idle_seconds: float) -> float:
-    finished = check.started and check.outcome in ("whole", "unknown_finish")
-    return min(idle_seconds, AFTER_FINISH_SECONDS) if finished else idle_seconds
+class _Tail:
+    """How long to listen yet to a stream that has told its finish reason, whatever it sends."""
+
+    def __init__(self, check: StreamCheck) -> None:
+        self._check = check
+        self._end = math.inf
+
+    def over(self) -> bool:
+        """Tell whether it is time to go; to be asked after each read."""
+        check, now = self._check, time.monotonic()
+        if check.outcome not in ("whole", "unknown_finish"):
+            self._end = math.inf  # another choice has begun
+            return False
+        seconds = AFTER_DONE_SECONDS if check.done else AFTER_FINISH_SECONDS
+        self._end = min(self._end, now + seconds)
+        return now >= self._end
+
+    def seconds_left(self) -> float:
+        return self._end - time.monotonic()

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 from urllib.request import getproxies_environment
 
 import httpx
@@ -44,7 +43,6 @@ _LIMITS = httpx.Limits(
     keepalive_expiry=KEEP_ALIVE_SECONDS,
 )
 _TIMEOUT = httpx.Timeout(None, connect=CONNECT_SECONDS, write=WRITE_SECONDS)
-_CLOSED_WHEN_IDLE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 _Way = tuple[object, ...]
 
@@ -71,10 +69,12 @@ class Answer:
         self._pieces = self._open_body()
 
     def _open_body(self) -> AsyncIterator[bytes]:
-        # Asked not to, some servers compress nevertheless.
-        if self.headers.get("content-encoding", "identity").lower() != "identity":
-            return self._response.aiter_bytes()
-        return self._response.aiter_raw()
+        # Asked not to, some servers compress nevertheless; twice only to do harm: each time may
+        # make a thousand bytes of one.
+        coding = self.headers.get("content-encoding", "identity").lower()
+        if "," in coding:
+            return _refused_body(coding)
+        return self._response.aiter_raw() if coding == "identity" else self._response.aiter_bytes()
 
     async def read(self, seconds: float) -> bytes | None:
         """Return the next piece of the body; None at its end.
@@ -136,8 +136,8 @@ class UpstreamClient:
     ) -> Answer:
         """Send one request and wait for the headers of its answer.
 
-        A connection that was kept from an earlier request and turns out to be closed is replaced
-        by a new one, once: the server had ended it before it saw this request.
+        Nothing is repeated here, not even over a kept connection that breaks at once: nobody knows
+        whether the server saw the request, so another one is an attempt of its own.
 
         Args:
             upstream: Where to.
@@ -163,7 +163,7 @@ class UpstreamClient:
             ) from None
         try:
             async with asyncio.timeout(upstream.headers_seconds):
-                return Answer(await _send(client, request))
+                return Answer(await client.send(request, stream=True))
         except TimeoutError:
             words = f"no answer within {upstream.headers_seconds:g} s"
         except httpx.HTTPError as error:
@@ -204,19 +204,9 @@ def _make_client(upstream: Upstream) -> httpx.AsyncClient:
     )
 
 
-async def _send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    steps: list[str] = []
-
-    async def trace(step: str, _info: Mapping[str, Any]) -> None:
-        steps.append(step)
-
-    request.extensions["trace"] = trace
-    try:
-        return await client.send(request, stream=True)
-    except _CLOSED_WHEN_IDLE:
-        if any(step.startswith("connection.connect") for step in steps):
-            raise
-    return await client.send(request, stream=True)
+async def _refused_body(coding: str) -> AsyncIterator[bytes]:
+    raise httpx.DecodingError(f"compressed more than once: {coding[:80]}")
+    yield b""
 
 
 def _passed(headers: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,7 +69,8 @@ def parse_whole(body: bytes) -> WholeAnswer:
     if told.get("error") or not (told.get("choices") or isinstance(told.get("data"), list)):
         raise ValueError(body[:MAX_ERROR_BYTES].decode(errors="replace"))
     choices = told.get("choices")
-    choice = choices[0] if isinstance(choices, list) and isinstance(choices[0], dict) else {}
+    first = choices[0] if isinstance(choices, list) and choices else None
+    choice = first if isinstance(first, dict) else {}
     model, usage = told.get("model"), told.get("usage")
     reason = choice.get("finish_reason")
     return WholeAnswer(
@@ -97,9 +99,10 @@ def _output_bytes(choice: Mapping[str, Any]) -> dict[Kind, int]:
 async def read_error(answer: Answer) -> str:
     """Read the beginning of an answer that tells of a failure."""
     body = bytearray()
+    end = time.monotonic() + ERROR_SECONDS
     try:
-        while len(body) < MAX_ERROR_BYTES:
-            piece = await answer.read(ERROR_SECONDS)
+        while len(body) < MAX_ERROR_BYTES and (left := end - time.monotonic()) > 0:
+            piece = await answer.read(left)
             if piece is None:
                 break
             body += piece

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,10 +107,9 @@ def outcome(engine: Engine, **fields: Any) -> QueryResult:
 
 
 def failure(number: int, *earlier: Exchange) -> Evidence:
-    """A prompt that the relay gave up at the attempt of that number."""
-    error = ServerError(raw_message="down", status=503)
+    """A run that broke off at the attempt of that number, without the relay's doing."""
     last = broken(status=503, body="down", usage=None, cost_usd=0.0, attempt=number)
-    return ended(error, *earlier, last)
+    return Evidence(exchanges=(*earlier, last), returncode=1, relayed=True)
 
 
 # --- what a turn may still do ---------------------------------------------------------------------
@@ -153,6 +153,29 @@ def test_without_limits_there_are_none_later_either() -> None:
     run(engine)
 
     assert (engine.terms[1].max_tokens, engine.terms[1].max_cost_usd) == (None, None)
+
+
+def test_what_the_relay_gave_up_is_not_begun_again() -> None:
+    error = TruncatedStreamError(raw_message="the stream ended in an unknown way")
+    engine = Engine(ended(error, broken()), said())
+
+    assert outcome(engine).error is error
+    assert len(engine.terms) == 1
+
+
+def test_a_relay_that_stopped_is_replaced() -> None:
+    error = ServerError(raw_message="the relay stopped while the prompt ran")
+    engine = Engine(replace(ended(error, broken()), stopped="relay"), said())
+
+    assert run(engine).success
+
+
+def test_errors_of_single_requests_say_where_they_happened() -> None:
+    engine = Engine(said(broken(status=503, body="down"), exchange()))
+
+    result = run(engine, node_id="node-7")
+
+    assert [attempt.error.node_id for attempt in result.attempts if attempt.error] == ["node-7"]
 
 
 def test_the_deadline_is_the_calls() -> None:

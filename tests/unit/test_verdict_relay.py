@@ -104,3 +104,9 @@ def test_a_replayed_answer_is_a_success() -> None:
 
 def test_a_relay_that_stopped_without_a_word_is_still_an_error() -> None:
     assert type(relayed(said("42"), stopped="relay").error) is UnknownOpenCodeError
+
+
+def test_an_answer_that_the_relay_did_not_accept_is_no_estimate() -> None:
+    page = Exchange(status=200, body="<html>", cost_usd=0.0)
+
+    assert not relayed(NOTHING, page).usage.estimated

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chutes_opencode.engines.watch import TOLERATED_ERRORS, Tail, Watch
+from chutes_opencode.engines.watch import TOLERATED_ERRORS, InOrder, Tail, Watch
 from chutes_opencode.events import Event, StepEnd, TextDelta, ToolCall, ToolResult
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "opencode-1.18.33"
@@ -195,3 +195,18 @@ def test_the_first_reason_to_end_it_stays(run: Run) -> None:
     run.watch.end("agent")
 
     assert run.watch.stop == "relay"
+
+
+def test_what_the_relay_hears_is_told_after_what_opencode_wrote_before(run: Run) -> None:
+    heard = InOrder(run.seen.append)
+    heard.look = run.by_relay().watch.look
+    heard(TextDelta(text="first"))
+    with run.stdout.open("a", encoding="utf-8") as file:
+        file.write(captured("run_tool.jsonl"))
+
+    heard(TextDelta(text="last"))
+
+    kinds = [type(event) for event in run.seen]
+    assert run.seen[0] == TextDelta(text="first")
+    assert run.seen[-1] == TextDelta(text="last")
+    assert kinds.index(ToolCall) < kinds.index(ToolResult) < len(kinds) - 1

@@ -117,6 +117,18 @@ def test_the_providers_ids_go_on_to_opencode_but_not_what_makes_it_wait(stage: M
     assert booking.exchanges()[0].request_id == "id-1"
 
 
+def test_a_flood_of_headers_does_not_reach_opencode(stage: MakeStage) -> None:
+    many = {f"x_chutes_{number}": "a" for number in range(200)}
+    s = stage(stream(*GOOD, x_chutes_long="a" * 9000, **many))
+    s.open()
+
+    answer = s.ask()
+
+    assert whole(answer)
+    assert len(answer.headers) < 50
+    assert "x-chutes-long" not in answer.headers
+
+
 def test_the_observer_hears_the_deltas_of_the_main_session_only(stage: MakeStage) -> None:
     thought = event({"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}}]})
     s = stage(stream(thought, *GOOD))

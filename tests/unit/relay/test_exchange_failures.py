@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from tests.unit.relay.stage import (
     MODEL,
     OTHER,
     Answer,
+    Reply,
     Stage,
     chunk,
     closing,
@@ -300,3 +302,59 @@ def test_a_full_model_without_another_one_is_a_capacity_error(stage: MakeStage) 
     assert s.ask().status_code == 422
     booking.close()
     assert isinstance(booking.error, CapacityError)
+
+
+# --- answers that do not end ---------------------------------------------------------------------
+
+
+def dripping(status: int, drop: bytes, *pieces: bytes, content_type: str = "text/plain") -> Answer:
+    """Send these, then a drop every now and then, for ever."""
+
+    async def answer(reply: Reply) -> None:
+        await reply.start(status, {"content_type": content_type})
+        for piece in pieces:
+            await reply.write(piece)
+        while True:
+            await reply.write(drop)
+            await asyncio.sleep(0.02)
+
+    return answer
+
+
+def test_an_error_page_that_drips_is_read_for_a_while_only(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chutes_opencode.relay.whole.ERROR_SECONDS", 0.2)
+    s = stage(dripping(500, b"x"), stream(*GOOD))
+    s.open(deadline=time.monotonic() + 10)
+
+    assert whole(s.ask())
+
+
+@pytest.mark.parametrize(
+    ("pieces", "window"), [(GOOD[:3], "AFTER_FINISH_SECONDS"), (GOOD, "AFTER_DONE_SECONDS")]
+)
+def test_a_stream_that_goes_on_after_its_answer_is_left(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch, pieces: tuple[bytes, ...], window: str
+) -> None:
+    monkeypatch.setattr(f"chutes_opencode.relay.streaming.{window}", 0.2)
+    s = stage(dripping(200, b": ping\n\n", *pieces, content_type="text/event-stream"))
+    booking = s.open(deadline=time.monotonic() + 10)
+
+    answer = s.ask()
+    booking.close()
+
+    assert answer.content.startswith(b"".join(pieces))
+    assert not ended(answer)
+    assert (booking.error, booking.exchanges()[0].whole) == (None, True)
+
+
+def test_an_answer_with_empty_choices_is_no_fault_of_ours(stage: MakeStage) -> None:
+    s = stage(page(200, '{"choices": [], "data": []}', "application/json"))
+    booking = s.open()
+
+    answer = s.ask(stream=False)
+    booking.close()
+
+    assert answer.json() == {"choices": [], "data": []}
+    assert booking.error is None

@@ -291,3 +291,22 @@ def test_tokens_reach_their_limit_together_with_those_of_running_streams() -> No
 
     sent(books, usage=Usage(input=200))
     assert books.limit_reached() == "max_tokens"
+
+
+def test_a_key_that_a_provider_echoes_is_masked() -> None:
+    key = "cpk_0123456789abcdef"
+    books = ledger()
+    entry = books.begin("ses_main", "m", at=0.0)
+
+    books.answer(entry, 401, "", {"x-request-id": key, "x-chutes-key": key}, at=1.0)
+
+    assert key not in repr(books.exchanges())
+
+
+def test_sub_agents_without_end_are_not_admitted() -> None:
+    books = ledger()
+
+    admitted = sum(books.admit(f"ses_{number}", "ses_main") for number in range(3000))
+
+    assert admitted < 2000
+    assert books.admit("ses_0", "ses_main")

@@ -23,6 +23,7 @@ def chunk(delta: Any = None, finish: Any = None, *, index: int = 0, **fields: An
 ROLE = chunk({"role": "assistant", "content": ""})
 HELLO = chunk({"content": "hello"})
 STOP = chunk(finish="stop")
+CALL = chunk({"tool_calls": [{"index": 0, "id": "c", "function": {"name": "bash"}}]})
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 3}})
 DONE = b"data: [DONE]\n\n"
 GOOD = ROLE + HELLO + STOP + USAGE + DONE
@@ -112,9 +113,17 @@ def test_a_comment_does_not_wait_for_an_empty_line() -> None:
     "reason", ["stop", "tool_calls", "function_call", "length", "content_filter"]
 )
 def test_a_finish_reason_that_we_know_makes_it_whole(reason: str) -> None:
-    check, _ = run(ROLE + chunk(finish=reason))
+    check, _ = run(ROLE + CALL + chunk(finish=reason))
 
     assert (check.outcome, check.finish_reason) == ("whole", reason)
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "function_call"])
+def test_an_end_for_tool_calls_without_any_does_not_pass(reason: str) -> None:
+    check, passed = run(ROLE + HELLO + chunk(finish=reason) + DONE)
+
+    assert passed == ROLE + HELLO
+    assert (check.outcome, check.stopped) == ("malformed", True)
 
 
 def test_usage_in_every_chunk_counts_once_and_the_last_one_is_believed() -> None:
@@ -175,7 +184,7 @@ def test_output_is_counted_in_bytes_by_kind_and_tools_by_name() -> None:
 
 
 def test_of_tool_names_without_end_a_thousand_are_kept() -> None:
-    calls = [{"function": {"name": "bash"}}] * 1500
+    calls = [{"id": "c", "function": {"name": "bash"}}] * 1500
 
     check, _ = run(chunk({"tool_calls": calls}))
 
@@ -200,7 +209,6 @@ def test_without_a_chunk_it_is_empty(stream: bytes) -> None:
         ROLE,
         ROLE + HELLO + DONE,
         ROLE + chunk(finish=""),
-        ROLE + chunk(finish=5),
         ROLE + HELLO + STOP[:30],
         ROLE + HELLO + b'data: {"cut"\n',
     ],

@@ -18,7 +18,12 @@ deltas = st.one_of(
     st.fixed_dictionaries({"content": texts}),
     st.fixed_dictionaries({"reasoning_content": texts}),
     st.fixed_dictionaries({"role": st.just("assistant"), "content": st.none()}),
-    st.builds(lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}, texts),
+    st.builds(
+        lambda text: {
+            "tool_calls": [{"index": 0, "id": "c", "function": {"name": "t", "arguments": text}}]
+        },
+        texts,
+    ),
 )
 extras = st.fixed_dictionaries(
     {},
@@ -42,7 +47,7 @@ def good_streams(draw: st.DrawFn) -> bytes:
         return b"".join(line + end for line in [*before, *lines]) + end
 
     parts = [event(delta, None) for delta in draw(st.lists(deltas, max_size=5))]
-    parts.append(event({}, draw(st.sampled_from(sorted(FINISH_REASONS)))))
+    parts.append(event({}, draw(st.sampled_from(["stop", "length", "content_filter"]))))
     if draw(st.booleans()):
         parts.append(b"data: [DONE]" + end + draw(st.sampled_from([b"", end])))
     return b"".join(parts)

@@ -15,7 +15,7 @@ import pytest
 from chutes_opencode.errors import ConfigurationError, ServerError
 from chutes_opencode.relay.terms import Upstream
 from chutes_opencode.relay.upstream import UpstreamClient, read_key
-from tests.unit.relay.stage import GOOD, KEY, Provider, Stage, stream, whole
+from tests.unit.relay.stage import GOOD, KEY, Provider, Reply, Stage, ended, stream, whole
 
 MakeStage = Callable[..., Stage]
 PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -74,6 +74,10 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROXY_NAMES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
+
+
+async def hang_up(reply: Reply) -> None:
+    reply.close()
 
 
 def upstream(base_url: str, **more: Any) -> Upstream:
@@ -165,8 +169,23 @@ def test_a_kept_connection_that_was_closed_is_replaced_unnoticed(
     server = listen(answers_per_connection=1)
     there = upstream(f"{server.url}/v1")
 
-    assert asyncio.run(send(there, there, there)) == [200, 200, 200]
+    assert asyncio.run(send(there, there, there, pause_s=0.1)) == [200, 200, 200]
     assert len(server.notes) == 3
+
+
+def test_a_request_is_not_repeated_unbooked_when_a_kept_connection_breaks(
+    stage: MakeStage,
+) -> None:
+    s = stage(stream(*GOOD), hang_up, stream(*GOOD))
+    first, second = s.open(), s.open("ses_other")
+
+    assert whole(s.ask())
+    assert whole(s.ask("ses_other"))
+    for booking in (first, second):
+        booking.close()
+
+    assert len(s.provider.asked) == 3
+    assert [e.status for e in second.exchanges()] == [None, 200]
 
 
 def test_another_header_may_hold_the_key(listen: Callable[..., Listener]) -> None:
@@ -199,6 +218,18 @@ def test_a_compressed_stream_is_passed_on_plain(stage: MakeStage) -> None:
 
     assert whole(answer)
     assert "content-encoding" not in answer.headers
+
+
+def test_a_stream_that_was_compressed_twice_is_not_unpacked(stage: MakeStage) -> None:
+    twice = gzip.compress(gzip.compress(b"".join(GOOD)))
+    s = stage(stream(twice, content_encoding="gzip, gzip"))
+    booking = s.open(tries_left=1)
+
+    answer = s.ask()
+    booking.close()
+
+    assert ended(answer)
+    assert "compressed more than once" in str(booking.error)
 
 
 def test_the_repr_of_a_way_holds_no_key() -> None:
