@@ -56,6 +56,11 @@ async def prepare(
     if history and session_id:
         raise ConfigurationError(raw_message="messages and session_id exclude each other")
     system = effective_system(options.system_message if chat_system is None else chat_system)
+    if system is None and options.context is False:
+        raise ConfigurationError(
+            raw_message="context=False needs a system message: opencode's own holds the block",
+            hint="Pass system_message=, or leave context=False out.",
+        )
     for name, value in [("the system message", system or "")] + [
         (f"messages[{number}]", message.text) for number, message in enumerate(history)
     ]:

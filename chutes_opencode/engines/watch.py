@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from chutes_opencode.opencode.transcript import event_records, json_lines, parse
 # The guard answers in the provider's stead at the second failure in a row; the log shows that
 # answer as a third error. More than that means that the guard did not see the failure.
 TOLERATED_ERRORS = 3
+
+
+# Between two steps of an agent opencode takes longer.
+DENSE_SECONDS = 0.01
 
 
 class Tail:
@@ -49,14 +55,19 @@ class InOrder:
         look: Takes in what opencode has written.
     """
 
-    def __init__(self, observe: Observe) -> None:
-        """Look nowhere at first."""
+    def __init__(self, observe: Observe, clock: Callable[[], float] = time.monotonic) -> None:
+        """Look nowhere at first; `clock` gives seconds."""
         self.observe = observe
+        self._clock = clock
         self.look: Callable[[], object] = lambda: None
+        self._last = -math.inf
 
     def __call__(self, event: Event) -> None:
-        """Tell an event of the relay's."""
-        self.look()
+        """Tell an event of the relay's; in a dense stream there is nothing to look for."""
+        now = self._clock()
+        if now - self._last > DENSE_SECONDS:
+            self.look()
+        self._last = now
         self.observe(event)
 
 

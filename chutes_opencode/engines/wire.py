@@ -23,6 +23,7 @@ from chutes_opencode.opencode.guard import OPENCODE_BODY_KEYS, guard_spec
 from chutes_opencode.opencode.transcript import exchanges_from_guard
 from chutes_opencode.opencode.workspace import Workspace, write_guard
 from chutes_opencode.relay.booking import Booking
+from chutes_opencode.relay.lease import relay_stopped
 from chutes_opencode.relay.server import Relay
 from chutes_opencode.relay.terms import SystemRule, Terms
 from chutes_opencode.request import PromptRequest
@@ -123,9 +124,10 @@ class RelayWire:
     relayed = True
     plugin: Path | None = None
 
-    def __init__(self, base_url: str, key: str, agent_prompt: str | None, booking: Booking) -> None:
+    def __init__(self, relay: Relay, key: str, agent_prompt: str | None, booking: Booking) -> None:
         """Take the booking and what opencode shall be told."""
-        self.base_url = base_url
+        self.base_url = relay.url
+        self._relay = relay
         self.key = key
         self.agent_prompt = agent_prompt
         self._booking = booking
@@ -140,11 +142,11 @@ class RelayWire:
 
     def error(self) -> OpenCodeError | None:
         """Return what the relay ended the prompt for."""
-        return self._booking.error
+        return self._booking.error or (None if self._relay.alive else relay_stopped())
 
     def stopped(self) -> bool:
         """Tell whether the relay has stopped: nobody is there who could end opencode's wait."""
-        return self._booking.ended == "relay"
+        return self._booking.ended == "relay" or not self._relay.alive
 
     def queued_s(self) -> float | None:
         """Read when the first permit was given."""
@@ -198,7 +200,7 @@ async def relayed(
         )
         prompt = None if request.system_message is None else marker
         try:
-            yield RelayWire(relay.url, lease.key, prompt, booking)
+            yield RelayWire(relay, lease.key, prompt, booking)
         finally:
             await booking.aclose()
     finally:

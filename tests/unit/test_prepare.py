@@ -257,3 +257,8 @@ def test_what_cannot_be_sent_is_refused(
 ) -> None:
     with pytest.raises(cls, match=message):
         call(means, setup, **arguments)
+
+
+def test_opencodes_own_system_message_cannot_be_had_without_its_block(means: Means) -> None:
+    with pytest.raises(ConfigurationError, match="needs a system message"):
+        call(means, {"system_message": None, "context": False})

@@ -198,7 +198,7 @@ def test_the_first_reason_to_end_it_stays(run: Run) -> None:
 
 
 def test_what_the_relay_hears_is_told_after_what_opencode_wrote_before(run: Run) -> None:
-    heard = InOrder(run.seen.append)
+    heard = InOrder(run.seen.append, clock=iter((0.0, 1.0)).__next__)
     heard.look = run.by_relay().watch.look
     heard(TextDelta(text="first"))
     with run.stdout.open("a", encoding="utf-8") as file:
@@ -210,3 +210,14 @@ def test_what_the_relay_hears_is_told_after_what_opencode_wrote_before(run: Run)
     assert run.seen[0] == TextDelta(text="first")
     assert run.seen[-1] == TextDelta(text="last")
     assert kinds.index(ToolCall) < kinds.index(ToolResult) < len(kinds) - 1
+
+
+def test_in_a_dense_stream_of_deltas_nobody_looks_at_the_files() -> None:
+    looks: list[None] = []
+    heard = InOrder(lambda _event: None, clock=iter((0.0, 0.001, 0.002, 0.5)).__next__)
+    heard.look = lambda: looks.append(None)
+
+    for _ in range(4):
+        heard(TextDelta(text="x"))
+
+    assert len(looks) == 2

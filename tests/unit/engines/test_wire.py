@@ -88,6 +88,7 @@ class FakeRelay:
     """Makes leases, as the relay does; nobody listens."""
 
     url = "http://127.0.0.1:2/v1"
+    alive = True
 
     def __init__(self) -> None:
         self.given_back: list[Lease] = []
@@ -284,6 +285,14 @@ def test_the_relays_end_is_the_attempts_error(way: Way, reason: str, stopped: bo
         return before, (wire.error(), wire.stopped())
 
     assert way.look(look) == ((None, False), (error, stopped))
+
+
+def test_a_relay_that_died_without_a_word_ends_the_attempt(way: Way) -> None:
+    def look(wire: RelayWire) -> Any:
+        way.relay.alive = False
+        return wire.stopped(), type(wire.error())
+
+    assert way.look(look) == (True, ServerError)
 
 
 def test_the_wait_for_the_first_permit_has_no_length_while_it_lasts(way: Way) -> None:

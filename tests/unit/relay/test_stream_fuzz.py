@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chutes_opencode.relay.stream import FINISH_REASONS, StreamCheck
+from chutes_opencode.relay.stream import StreamCheck
 
 OUTCOMES = {"whole", "truncated", "empty", "error", "malformed", "unknown_finish"}
 
