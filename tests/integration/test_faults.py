@@ -5,7 +5,6 @@ The expected classes are read off the tables of CHUTES.md and DESIGN.md.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -101,7 +100,6 @@ EXPECTED: dict[str, type[OpenCodeError]] = {
     "empty-answer": EmptyResponseError,
 }
 WHOLE_ANSWERS = [name for name in EXPECTED if FAULTS[name].answer is not None]
-CLEAN = [f"clean {number}" for number in range(3)]
 PROMPT = "a prompt of some words"
 # What may be tried again: opencode alone asks for ever, or for more than a minute, after these.
 PASSING: dict[str, type[OpenCodeError]] = {
@@ -155,8 +153,7 @@ def meet(model: str, retries: int = 1, **arguments: Any) -> Outcome:
 
 def meet_once(name: str) -> Outcome:
     """Meet a fault with a single attempt."""
-    model = "sim/echo" if name in CLEAN else f"sim/fault/{name}"
-    return meet(model, limits=Limits(max_requests=5))
+    return meet(f"sim/fault/{name}", limits=Limits(max_requests=5))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +171,7 @@ def outcome(
 
     def look(name: str) -> Outcome:
         if not outcomes:
-            names = [CLEAN[0], *EXPECTED, CLEAN[1], *SLOW, CLEAN[2]]
+            names = [*EXPECTED, *SLOW]
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 outcomes.update(zip(names, pool.map(meet_once, names), strict=True))
         return outcomes[name]
@@ -202,16 +199,6 @@ def test_a_fault_ends_in_its_class_after_one_request(
     assert result.error is error
     assert met.sent == result.usage.num_requests == (5 if name == "endless-tools" else 1)
     assert result.cost_usd == pytest.approx(met.bill.cost_usd, abs=1e-12)
-
-
-def test_a_fault_costs_no_more_time_than_an_answer(outcome: Callable[[str], Outcome]) -> None:
-    clean = statistics.median(outcome(name).seconds for name in CLEAN)
-
-    above = {name: outcome(name).seconds - clean for name in EXPECTED if name != "endless-tools"}
-
-    # One by one they are as noisy as the machine is busy.
-    assert statistics.median(above.values()) <= 1
-    assert max(above.values()) <= 5, above
 
 
 @pytest.mark.parametrize("name", WHOLE_ANSWERS)
