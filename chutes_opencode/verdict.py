@@ -142,8 +142,7 @@ def total_usage(evidence: Evidence) -> Usage:
     native = [exchange for exchange in sent if _read_by_opencode(exchange)]
     told = seen if native else sum((e.usage for e in sent if e.usage), Usage())
     # A sub-agent's turns stand in no transcript of ours.
-    # The relay has estimated what it was not told; what it left out was never accepted.
-    unknown = [e for e in sent if _unknown_usage(e)] if not evidence.relayed else []
+    unknown = [e for e in sent if _unknown_usage(e, relayed=evidence.relayed)]
     missing = bool(unknown) or len(native) > seen.num_turns
     return Usage(
         told.input,
@@ -168,12 +167,16 @@ def _read_by_opencode(exchange: Exchange) -> bool:
     return exchange.usage is None and exchange.finish_reason is not None
 
 
-def _unknown_usage(exchange: Exchange) -> bool:
-    """Tell whether a request may have been billed without our knowing how much."""
-    if _read_by_opencode(exchange):
+def _unknown_usage(exchange: Exchange, *, relayed: bool) -> bool:
+    """Tell whether a request may have been billed without our knowing how much.
+
+    The relay has estimated every answer that was begun; what it left out was no answer.
+    """
+    if exchange.usage is not None or _read_by_opencode(exchange):
         return False
-    answered = exchange.status is not None and exchange.status < FIRST_FAILING_STATUS
-    return exchange.usage is None and (answered or exchange.status is None)
+    if exchange.status is None:
+        return True
+    return exchange.status < FIRST_FAILING_STATUS and not relayed
 
 
 def _total_cost(evidence: Evidence, usage: Usage, price: Price | None) -> float | None:

@@ -110,3 +110,7 @@ def test_an_answer_that_the_relay_did_not_accept_is_no_estimate() -> None:
     page = Exchange(status=200, body="<html>", cost_usd=0.0)
 
     assert not relayed(NOTHING, page).usage.estimated
+
+
+def test_a_request_that_nobody_answered_may_have_cost_something() -> None:
+    assert relayed(NOTHING, Exchange(error="cut before its end", cost_usd=0.0)).usage.estimated

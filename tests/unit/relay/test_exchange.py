@@ -118,7 +118,7 @@ def test_the_providers_ids_go_on_to_opencode_but_not_what_makes_it_wait(stage: M
 
 
 def test_a_flood_of_headers_does_not_reach_opencode(stage: MakeStage) -> None:
-    many = {f"x_chutes_{number}": "a" for number in range(200)}
+    many: dict[str, Any] = {f"x_chutes_{number}": "a" for number in range(200)}
     s = stage(stream(*GOOD, x_chutes_long="a" * 9000, **many))
     s.open()
 
