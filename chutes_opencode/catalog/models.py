@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from chutes_opencode.catalog.quirks import Quirk
@@ -298,10 +299,13 @@ def _line(value: Any) -> str | None:
 def _strings(value: Any) -> tuple[str, ...]:
     if type(value) is not list:
         return ()
-    texts = [item for item in value if type(item) is str and item]
-    if not "".join(texts).isprintable():  # one check for all: this is rare
-        texts = [item for item in texts if item.isprintable()]
-    return tuple(dict.fromkeys(texts))
+    texts = tuple([item for item in value if type(item) is str])
+    return _printable(texts)
+
+
+@lru_cache(maxsize=1024)  # the rows of a list tell the same few lists of words
+def _printable(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for text in texts if text and text.isprintable()))
 
 
 def _mapping(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:

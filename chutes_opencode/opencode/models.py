@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from chutes_opencode.catalog.models import Model
@@ -14,6 +15,8 @@ DEFAULT_OUTPUT_LENGTH = 4096
 
 OPENCODE_MODALITIES = frozenset({"text", "image", "pdf", "audio", "video"})
 """All that opencode's config takes; it refuses a config that names another one."""
+
+_INTERLEAVED = {"field": "reasoning_content"}
 
 # Thousands only: `270m` is a number of parameters.
 _LENGTH_IN_ID = re.compile(r"(?<![a-z0-9.])(\d{1,4})k(?![a-z0-9])", re.IGNORECASE)
@@ -30,7 +33,7 @@ def model_entry(model: Model, *, local: bool = False) -> dict[str, Any]:
         local: Whether a server on the caller's own machine runs it: then an untold context length
             is read from its id, and untold features do not mean that it takes no tools.
     """
-    inputs = _modalities(model.input_modalities)
+    modalities = _modalities(model.input_modalities, model.output_modalities)
     entry: dict[str, Any] = {
         "name": model.name or model.id,
         "limit": {
@@ -38,13 +41,13 @@ def model_entry(model: Model, *, local: bool = False) -> dict[str, Any]:
             "output": output_length(model, local=local),
         },
         "tool_call": "tools" in model.features or (local and not model.features),
-        "attachment": any(name != "text" for name in inputs),
-        "modalities": {"input": inputs, "output": _modalities(model.output_modalities)},
+        "attachment": any(name != "text" for name in modalities["input"]),
+        "modalities": modalities,
         "temperature": True,
     }
     reasoning = "reasoning" in model.features
     # Reasoning goes back to the model under the name under which it came.
-    interleaved: Any = {"field": "reasoning_content"} if reasoning else False
+    interleaved: Any = _INTERLEAVED if reasoning else False
     entry |= {"reasoning": reasoning, "interleaved": interleaved}
     if model.price is not None:
         entry["cost"] = {"input": model.price.input, "output": model.price.output}
@@ -76,5 +79,7 @@ def _length_in_id(identifier: str) -> int:
     return (int(found[1]) * 1024 if found else 0) or LOCAL_CONTEXT_LENGTH
 
 
-def _modalities(told: tuple[str, ...]) -> list[str]:
-    return [name for name in told if name in OPENCODE_MODALITIES] or ["text"]
+@lru_cache(maxsize=256)  # thousands of models have the same few, and each entry is to be small
+def _modalities(inputs: tuple[str, ...], outputs: tuple[str, ...]) -> dict[str, list[str]]:
+    known = [[n for n in told if n in OPENCODE_MODALITIES] for told in (inputs, outputs)]
+    return {"input": known[0] or ["text"], "output": known[1] or ["text"]}
