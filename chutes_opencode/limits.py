@@ -205,6 +205,8 @@ class Budget:
                     f"${self.max_cost_usd:g}, of which ${self._spent:.6f} is spent"
                 ),
                 limit=self.name,
+                hint="Ask for less output (max_tokens of Params, --max-tokens), send less, "
+                "or raise the limit.",
             )
         return usd <= free - self._reserved()
 
