@@ -13,6 +13,10 @@ from pathlib import Path
 # A record of fixed width is overwritten in place by one write: there is no moment without one.
 _WIDTH = 128
 SAVE_SECONDS = 10.0
+"""How often a busy process saves."""
+LOCKED_SECONDS = 1.0
+"""How long a save that may wait tries again; who holds the lock holds it for microseconds."""
+_STEP_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,24 @@ class Counter:
 
         Args:
             stats: What came.
-            save: Write at once; otherwise a busy process does so every `SAVE_SECONDS`.
+            save: Write at once; otherwise a busy process does so every `SAVE_SECONDS`. Where that
+                fails, the next count tries again.
         """
         self.stats += stats
         if save or time.monotonic() >= self._save_at:
-            self.save()
+            # Counting must never hold up a look-up: who finds the file locked adds later.
+            self._save(patience=0.0)
 
     def save(self) -> None:
-        """Add what is not there yet to the file; where that fails it is added later."""
+        """Add what is not there yet to the file, if need be after waiting `LOCKED_SECONDS`."""
+        self._save(patience=LOCKED_SECONDS)
+
+    def _save(self, patience: float) -> None:
         unsaved = self.stats - self._saved
-        if unsaved != LookupStats() and self._store(unsaved):
+        if unsaved != LookupStats():
+            if not self._store(unsaved, time.monotonic() + patience):
+                self._save_at = 0.0
+                return
             self._saved = self.stats
         self._save_at = time.monotonic() + SAVE_SECONDS
 
@@ -99,18 +111,31 @@ class Counter:
         except OSError:
             return LookupStats()
 
-    def _store(self, stats: LookupStats) -> bool:
+    def _store(self, stats: LookupStats, until: float) -> bool:
         with suppress(OSError):
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                # Counting must never hold up a look-up: who comes second adds later.
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _lock(descriptor, until):
+                    return False
                 sums = _decoded(os.pread(descriptor, _WIDTH, 0)) + stats
                 os.pwrite(descriptor, json.dumps(astuple(sums)).ljust(_WIDTH).encode(), 0)
                 return True
             finally:
                 os.close(descriptor)
         return False
+
+
+def _lock(descriptor: int, until: float) -> bool:
+    """Try at least once, until a monotonic time; return whether the lock is ours."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_STEP_SECONDS)
+        else:
+            return True
 
 
 def _decoded(text: bytes) -> LookupStats:

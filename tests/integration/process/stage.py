@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chutes_opencode import process, supervisor
 from chutes_opencode.process import Command, Exit, run_to_end
+from tests.patience import PROCESS_SECONDS, wait_until
 
 SH = "/bin/sh"
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -31,14 +31,6 @@ if os.fork() == 0:
 print("partial", flush=True)
 time.sleep(600)
 """
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
-    """Return once the condition holds; fail if it never does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.01)
 
 
 def processes() -> list[int]:
@@ -83,5 +75,5 @@ async def until(condition: Callable[[], Any]) -> None:
     await asyncio.to_thread(wait_until, condition)
 
 
-async def run(command: Command, timeout_seconds: float = 30) -> Exit:
+async def run(command: Command, timeout_seconds: float = PROCESS_SECONDS) -> Exit:
     return await run_to_end(command, timeout_seconds=timeout_seconds)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,16 @@ from tests.integration.process.stage import (
     shell,
     status,
     until,
-    wait_until,
     zombies,
 )
+from tests.patience import PROCESS_SECONDS, wait_until
 
 CALLER = """
-import asyncio, os, sys, time
+import asyncio, os, signal, sys, time
 from pathlib import Path
 from chutes_opencode.process import Command, Supervised
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who started us may ignore it
 
 async def main(mode, folder, tag, code):
     workspace = folder / "workspace"
@@ -43,7 +46,7 @@ async def main(mode, folder, tag, code):
     )
     process = await Supervised.start(command)
     if mode == "sibling" and os.fork() == 0:
-        time.sleep(60)  # holds the control pipe open
+        time.sleep(600)  # holds the control pipe open
         os._exit(0)
     print("started", flush=True)
     await process.wait()
@@ -71,17 +74,21 @@ def test_when_the_caller_dies_nothing_of_it_is_left(
 
     argv = [sys.executable, "-c", CALLER, mode, str(folder), tag, STUBBORN]
     env = {"PYTHONPATH": ROOT, "PATH": PATH}
-    with subprocess.Popen(
-        argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    ) as caller:
+    with (
+        subprocess.Popen(
+            argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as caller,
+        ExitStack() as stack,
+    ):
+        stack.callback(caller.kill)
         assert caller.stdout is not None
         assert caller.stdout.readline() == b"started\n"
         wait_until(lambda: len(running(tag)) == 3 + (2 if mode == "sibling" else 1))
         caller.send_signal(number)
-        caller.wait()
+        caller.wait(PROCESS_SECONDS)
 
-        wait_until(lambda: set(running(tag)) <= set(callers()), seconds=5)
-        wait_until(lambda: not (folder / "workspace").exists(), seconds=5)
+        wait_until(lambda: set(running(tag)) <= set(callers()))
+        wait_until(lambda: not (folder / "workspace").exists())
         for pid in callers():
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: running(tag) == [])
@@ -107,7 +114,11 @@ def test_when_caller_and_supervisor_are_killed_together_the_child_is_not_left(
 ) -> None:
     argv = [sys.executable, "-c", CALLER, "plain", str(folder), tag, STUBBORN]
     env = {"PYTHONPATH": ROOT, "PATH": PATH}
-    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE) as caller:
+    with (
+        subprocess.Popen(argv, env=env, stdout=subprocess.PIPE) as caller,
+        ExitStack() as stack,
+    ):
+        stack.callback(caller.kill)
         assert caller.stdout is not None
         caller.stdout.readline()
         [boss] = supervisor.children_of(caller.pid)
@@ -116,7 +127,7 @@ def test_when_caller_and_supervisor_are_killed_together_the_child_is_not_left(
         caller.kill()
         os.kill(boss, signal.SIGKILL)
 
-        wait_until(lambda: status(child)[0] in (b"gone", b"Z"), seconds=5)
+        wait_until(lambda: status(child)[0] in (b"gone", b"Z"))
 
     workspace = str(folder / "workspace")
     process.end_marked(supervisor.WORKSPACE_MARKER, workspace)  # what the next start's sweep does
@@ -126,7 +137,13 @@ def test_when_caller_and_supervisor_are_killed_together_the_child_is_not_left(
     wait_until(lambda: running(tag) == [])
 
 
-def test_a_supervisor_killed_before_it_has_started_anything_is_an_error(folder: Path) -> None:
+def test_a_supervisor_killed_before_it_has_started_anything_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It never comes to its start, however late the signal is.
+    (folder / "sleeps.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setattr(process, "SUPERVISOR", folder / "sleeps.py")
+
     async def main() -> None:
         starting = asyncio.create_task(run(shell(folder, "exit 0")))
         await asyncio.sleep(0)
@@ -166,7 +183,10 @@ def test_a_supervisor_without_parent_or_order_exits(argument: str) -> None:
         os.close(writing)  # nobody will ever say what to do
 
     done = subprocess.run(
-        [*argv, argument.format(parent=os.getpid())], stdin=reading, capture_output=True, timeout=30
+        [*argv, argument.format(parent=os.getpid())],
+        stdin=reading,
+        capture_output=True,
+        timeout=PROCESS_SECONDS,
     )
 
     os.close(reading)

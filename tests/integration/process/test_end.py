@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.integration.process.stage import (
     until,
     zombies,
 )
+from tests.patience import longer_and_longer
 
 BOMB = """
 import os, sys, time
@@ -40,16 +40,15 @@ time.sleep(600)
 def test_at_the_deadline_the_whole_tree_is_gone_and_its_output_kept(folder: Path, tag: str) -> None:
     script = 'trap "" TERM INT; setsid sleep "$1" & echo partial; while :; do sleep "$1"; done'
 
-    async def main() -> None:
-        with pytest.raises(ProcessTimeout, match=r"^sh did not end within 1 s$"):
-            await run(shell(folder, script, tag), timeout_seconds=1)
+    async def cut(seconds: float) -> str:
+        with pytest.raises(ProcessTimeout, match=rf"^sh did not end within {seconds:g} s$"):
+            await run(shell(folder, script, tag), timeout_seconds=seconds)
         assert running(tag) == []
+        return (folder / "out").read_text()
 
-    started = time.monotonic()
-    asyncio.run(main())
+    (folder / "out").touch()
 
-    assert time.monotonic() - started < 1 + 5
-    assert (folder / "out").read_text() == "partial\n"
+    assert "partial\n" in (asyncio.run(cut(seconds)) for seconds in longer_and_longer(1))
     assert (folder / "workspace").exists()
 
 
@@ -81,7 +80,7 @@ def test_a_tree_that_forks_all_the_time_is_ended(folder: Path, tag: str) -> None
 @pytest.mark.parametrize(
     ("script", "grace_seconds", "returncode"),
     [
-        ('trap "exit 5" TERM; echo ready; sleep "$1" & wait', 20.0, 5),
+        ('trap "exit 5" TERM; echo ready; sleep "$1" & wait', 600.0, 5),
         ('trap "" TERM; echo ready; sleep "$1" & while :; do wait; done', 0.3, -9),
         ('trap "exit 5" TERM; echo ready; sleep "$1" & wait', 0.0, -9),
     ],
@@ -95,10 +94,7 @@ def test_grace(folder: Path, tag: str, script: str, grace_seconds: float, return
             assert running(tag) == []
             return await child.wait()
 
-    started = time.monotonic()
-
     assert asyncio.run(main()).returncode == returncode
-    assert time.monotonic() - started < 10
 
 
 # ---------------------------------------------------------------------------------------- cancelled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from tests.integration.process.stage import command, python, run, running, shell
     [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", -9), ("kill -TERM $$", -15)],
 )
 def test_return_code_is_the_programs_own(folder: Path, script: str, returncode: int) -> None:
+    started = time.monotonic()
+
     result = asyncio.run(run(shell(folder, script)))
 
     assert result.returncode == returncode
-    assert 0 <= result.duration_s < 30
+    assert 0 <= result.duration_s <= time.monotonic() - started
     assert result.survivors == ()
 
 

@@ -27,9 +27,9 @@ from tests.integration.process.stage import (
     running,
     shell,
     status,
-    wait_until,
     zombies,
 )
+from tests.patience import PROCESS_SECONDS, WAIT_SECONDS, join, wait_until
 
 FORKER = """
 import asyncio, os, sys
@@ -43,11 +43,11 @@ def command(name, *argv):
 
 async def child(inherited):
     await inherited.end()  # not ours: must do nothing
-    own = await run_to_end(command("child", "/bin/echo", "child"), timeout_seconds=30)
+    own = await run_to_end(command("child", "/bin/echo", "child"), timeout_seconds=300)
     os._exit(own.returncode)
 
 async def parent():
-    await run_to_end(command("before", "/bin/echo", "before"), timeout_seconds=30)
+    await run_to_end(command("before", "/bin/echo", "before"), timeout_seconds=300)
     async with await Supervised.start(command("out", "/bin/cat", "/dev/zero")) as process:
         pid = os.fork()
         if pid == 0:
@@ -90,7 +90,7 @@ def test_it_works_on_a_loop_in_another_thread(folder: Path, tag: str) -> None:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    thread.join(60)
+    join(thread)
 
     assert seen[0].returncode == 3
     assert seen[1] == []
@@ -100,7 +100,10 @@ def test_a_forked_process_leaves_its_parents_alone_and_starts_its_own(folder: Pa
     env = {"PYTHONPATH": ROOT, "PATH": PATH}
 
     done = subprocess.run(
-        [sys.executable, "-c", FORKER, str(folder)], env=env, capture_output=True, timeout=60
+        [sys.executable, "-c", FORKER, str(folder)],
+        env=env,
+        capture_output=True,
+        timeout=PROCESS_SECONDS,
     )
 
     assert (done.returncode, done.stdout) == (0, b"well\n"), done.stderr.decode()
@@ -111,7 +114,7 @@ def test_a_forked_process_leaves_its_parents_alone_and_starts_its_own(folder: Pa
 def test_run_simple_returns_code_and_texts(folder: Path) -> None:
     argv = ["sh", "-c", "pwd; echo bad >&2; exit 4"]
 
-    done = process.run_simple(argv, env={"PATH": PATH}, timeout_seconds=30, cwd=folder)
+    done = process.run_simple(argv, env={"PATH": PATH}, timeout_seconds=PROCESS_SECONDS, cwd=folder)
 
     assert done == process.Completed(4, f"{folder}\n", "bad\n")
 
@@ -119,7 +122,7 @@ def test_run_simple_returns_code_and_texts(folder: Path) -> None:
 def test_run_simple_bounds_what_it_returns() -> None:
     argv = ["sh", "-c", "head -c 3000000 /dev/zero; printf '\\377' >&2"]
 
-    done = process.run_simple(argv, env={"PATH": PATH}, timeout_seconds=30)
+    done = process.run_simple(argv, env={"PATH": PATH}, timeout_seconds=PROCESS_SECONDS)
 
     assert len(done.stdout) == process.MAX_OUTPUT_BYTES
     assert done.stderr == "\N{REPLACEMENT CHARACTER}"
@@ -136,7 +139,7 @@ def test_run_simple_kills_its_group_in_time(tag: str) -> None:
 
 def test_run_simple_of_nothing_is_file_not_found() -> None:
     with pytest.raises(FileNotFoundError):
-        process.run_simple(["/nowhere/tool"], env={}, timeout_seconds=30)
+        process.run_simple(["/nowhere/tool"], env={}, timeout_seconds=PROCESS_SECONDS)
 
 
 def test_a_zombie_is_not_alive() -> None:
@@ -155,10 +158,10 @@ def test_end_marked_ends_all_that_carry_the_mark_and_no_other(tag: str) -> None:
     killed = process.end_marked("MARK", tag)
 
     assert killed == 3
-    assert marked.wait(30) == -9
+    assert marked.wait(WAIT_SECONDS) == -9
     assert running(tag) == [other.pid]
     other.kill()
-    other.wait(30)
+    other.wait(WAIT_SECONDS)
     assert process.end_marked("MARK", tag) == 0
 
 

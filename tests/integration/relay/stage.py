@@ -14,6 +14,7 @@ from chutes_opencode.relay.lease import Lease
 from chutes_opencode.relay.server import Relay
 from chutes_opencode.relay.terms import Terms, Upstream
 from chutes_opencode.retry import RetryPolicy
+from tests.patience import PROCESS_SECONDS, WAIT_SECONDS
 from tests.unit.relay.stage import Provider
 
 # What the simulator's own models cost.
@@ -75,16 +76,16 @@ def open_prompt(
         "prices": {model: PRICE},
         "model": model,
         "policy": QUICK,
-        "idle_seconds": 0.7,
+        "idle_seconds": WAIT_SECONDS,
     }
     booking = lease.open(Terms(**{**plain, **changes}), session)
     return Prompt(relay, lease, booking, model, session)
 
 
 def new_client() -> httpx.Client:
-    return httpx.Client(trust_env=False, verify=False, timeout=60)
+    return httpx.Client(trust_env=False, verify=False, timeout=WAIT_SECONDS)
 
 
 def new_async_client() -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
-    return httpx.AsyncClient(trust_env=False, verify=False, timeout=100, limits=limits)
+    return httpx.AsyncClient(trust_env=False, verify=False, timeout=PROCESS_SECONDS, limits=limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import httpx
 import pytest
 
 from chutes_opencode import (
@@ -24,7 +25,8 @@ from chutes_opencode import (
 from chutes_opencode.errors import ColdModelError
 from chutes_opencode.relay.server import Relay
 from chutes_opencode.simulator.faults import fault_names
-from tests.integration.relay.stage import PRICE, new_client, open_prompt
+from tests.integration.relay.stage import PRICE, Prompt, new_client, open_prompt
+from tests.patience import WAIT_SECONDS, longer_and_longer
 
 # What each fault becomes; None: a whole answer, as far as the relay is concerned.
 EXPECTED: dict[str, type[OpenCodeError] | None] = {
@@ -98,17 +100,30 @@ def test_every_fault_is_in_the_table() -> None:
 def test_a_lasting_fault_is_bounded_typed_and_billed(
     fault: str, start_simulator: Callable[..., Simulator]
 ) -> None:
-    simulator = start_simulator()
     expected = EXPECTED[fault]
 
-    with Relay() as relay, relay.lease() as lease, new_client() as client:
-        deadline = time.monotonic() + (2 if fault == "stream-stall-first-byte" else 20)
-        prompt = open_prompt(
-            relay, lease, simulator, f"sim/fault/{fault}", tries_left=ATTEMPTS, deadline=deadline
-        )
-        answer = prompt.step(client)
-        prompt.booking.close()
+    def meet(seconds: float) -> tuple[Simulator, Prompt, httpx.Response]:
+        simulator = start_simulator()
+        with Relay() as relay, relay.lease() as lease, new_client() as client:
+            prompt = open_prompt(
+                relay,
+                lease,
+                simulator,
+                f"sim/fault/{fault}",
+                tries_left=ATTEMPTS,
+                deadline=time.monotonic() + seconds,
+                idle_seconds=1.0 if fault == "stream-stall" else WAIT_SECONDS,
+            )
+            answer = prompt.step(client)
+            prompt.booking.close()
+        simulator.stop()  # its bill is whole then, with what was cut
+        return simulator, prompt, answer
 
+    ends_by_deadline = fault == "stream-stall-first-byte"
+    for seconds in longer_and_longer(2) if ends_by_deadline else [WAIT_SECONDS]:
+        simulator, prompt, answer = meet(seconds)
+        if simulator.requests:
+            break
     booking = prompt.booking
     assert len(simulator.requests) <= ATTEMPTS
     if expected is None:

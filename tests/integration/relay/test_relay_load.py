@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx
 import psutil
-import pytest
 
 from chutes_opencode import ServerError, Simulator, TruncatedStreamError
 from chutes_opencode.relay.server import Relay
 from tests.integration.relay.stage import new_async_client, new_client, open_prompt
+from tests.patience import join, longer_and_longer, wait_until
 from tests.unit.relay.stage import DONE, GOOD, Provider, Reply, chunk, stream
 
 StartSimulator = Callable[..., Simulator]
@@ -28,8 +28,7 @@ def test_five_hundred_streams_at_once(start_simulator: StartSimulator) -> None:
     async def ask_all(relay: Relay) -> list[httpx.Response]:
         with relay.lease() as lease:
             prompts = [
-                open_prompt(relay, lease, simulator, MODEL, session=f"ses_{n}", idle_seconds=60)
-                for n in range(500)
+                open_prompt(relay, lease, simulator, MODEL, session=f"ses_{n}") for n in range(500)
             ]
             async with new_async_client() as client:
                 answers = await asyncio.gather(
@@ -71,7 +70,7 @@ def test_a_long_stream_takes_no_memory() -> None:
 
     process, seen = psutil.Process(), 0
     with Provider(long) as provider, Relay() as relay, relay.lease() as lease:
-        prompt = open_prompt(relay, lease, provider, MODEL, idle_seconds=20)
+        prompt = open_prompt(relay, lease, provider, MODEL)
         with (
             new_client() as client,
             client.stream("POST", prompt.url, headers=prompt.headers, json=prompt.body()) as answer,
@@ -98,29 +97,32 @@ def test_a_slow_client_slows_nobody_else(start_simulator: StartSimulator) -> Non
             await asyncio.sleep(0)  # writing to a client that has gone does not wait
 
     simulator = start_simulator()
-    with Provider(endless) as provider, Relay() as relay, relay.lease() as lease:
-        deadline = time.monotonic() + 2
-        slow = open_prompt(relay, lease, provider, MODEL, session="ses_slow", deadline=deadline)
-        with (
-            new_client() as client,
-            client.stream("POST", slow.url, headers=slow.headers, json=slow.body()) as answer,
-        ):
-            assert answer.status_code == 200  # and from here on it does not read
-            started = time.monotonic()
-            for n in range(20):
-                other = open_prompt(relay, lease, simulator, MODEL, session=f"ses_{n}")
-                assert other.ask(client).status_code == 200
-            assert time.monotonic() - started < 2
-            _wait_until(lambda: slow.booking.ended == "deadline")
-            _wait_until(lambda: provider.in_flight == 0)
+
+    def others_are_answered_before_its_end(seconds: float) -> bool:
+        with Provider(endless) as provider, Relay() as relay, relay.lease() as lease:
+            deadline = time.monotonic() + seconds
+            slow = open_prompt(relay, lease, provider, MODEL, session="ses_slow", deadline=deadline)
+            with (
+                new_client() as client,
+                client.stream("POST", slow.url, headers=slow.headers, json=slow.body()),
+            ):  # and from here on it does not read
+                for n in range(20):
+                    other = open_prompt(relay, lease, simulator, MODEL, session=f"ses_{n}")
+                    assert other.ask(client).status_code == 200
+                lasted = provider.in_flight == 1
+                wait_until(lambda: slow.booking.ended == "deadline")
+                wait_until(lambda: provider.in_flight == 0)
+        return lasted
+
+    assert any(map(others_are_answered_before_its_end, longer_and_longer(2, tries=3)))
 
 
 def test_a_provider_that_goes_ends_its_prompts_only(start_simulator: StartSimulator) -> None:
-    dying = start_simulator({"token_delay_s": 1.5})
+    dying = start_simulator({"token_delay_s": 600})
     healthy = start_simulator({"token_delay_s": 0.05})
 
     with Relay() as relay, relay.lease() as lease, new_client() as client:
-        doomed = open_prompt(relay, lease, dying, MODEL, session="ses_doomed", idle_seconds=9)
+        doomed = open_prompt(relay, lease, dying, MODEL, session="ses_doomed")
         lucky = open_prompt(relay, lease, healthy, MODEL, session="ses_lucky")
         told: list[httpx.Response] = []
         asking = [
@@ -129,10 +131,9 @@ def test_a_provider_that_goes_ends_its_prompts_only(start_simulator: StartSimula
         ]
         for thread in asking:
             thread.start()
-        _wait_until(lambda: dying.requests and healthy.requests)
+        wait_until(lambda: dying.requests and healthy.requests)
         dying.stop()
-        for thread in asking:
-            thread.join(20)
+        join(*asking)
         doomed.booking.close()
         lucky.booking.close()
 
@@ -142,7 +143,8 @@ def test_a_provider_that_goes_ends_its_prompts_only(start_simulator: StartSimula
 
 
 def test_a_relay_that_stops_ends_its_prompts_only(start_simulator: StartSimulator) -> None:
-    simulator = start_simulator({"token_delay_s": 0.2})
+    endless = {"model": "sim/size/*", "token_delay_s": 600}
+    simulator = start_simulator({"token_delay_s": 0.2, "rules": [endless]})
 
     with (
         Relay() as first,
@@ -151,7 +153,7 @@ def test_a_relay_that_stops_ends_its_prompts_only(start_simulator: StartSimulato
         second.lease() as two,
         new_client() as client,
     ):
-        doomed = open_prompt(first, one, simulator, MODEL, session="ses_doomed")
+        doomed = open_prompt(first, one, simulator, "sim/size/100", session="ses_doomed")
         lucky = open_prompt(second, two, simulator, MODEL, session="ses_lucky")
         told: list[Any] = []
         asking = [
@@ -160,12 +162,9 @@ def test_a_relay_that_stops_ends_its_prompts_only(start_simulator: StartSimulato
         ]
         for thread in asking:
             thread.start()
-        _wait_until(lambda: len(simulator.requests) == 2)
-        started = time.monotonic()
+        wait_until(lambda: len(simulator.requests) == 2)
         first.stop()
-        assert time.monotonic() - started < 4
-        for thread in asking:
-            thread.join(20)
+        join(*asking)
         lucky.booking.close()
 
     assert len(told) == 2
@@ -175,7 +174,6 @@ def test_a_relay_that_stops_ends_its_prompts_only(start_simulator: StartSimulato
     assert lucky.booking.exchanges()[0].finish_reason == "stop"
 
 
-@pytest.mark.timeout(200)
 def test_a_storm_against_narrow_limits_succeeds_without_hammering(
     start_simulator: StartSimulator,
 ) -> None:
@@ -205,10 +203,3 @@ def _ask(prompt: Any, client: httpx.Client) -> Any:
         return prompt.ask(client)
     except httpx.HTTPError as error:
         return error
-
-
-def _wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end, tick = time.monotonic() + seconds, threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come"
-        tick.wait(0.01)

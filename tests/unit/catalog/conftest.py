@@ -11,6 +11,7 @@ import pytest
 
 from chutes_opencode.catalog import lookup
 from chutes_opencode.loopback import serve
+from tests.patience import WAIT_SECONDS
 from tests.unit.catalog.odd_server import Answer, OddServer
 from tests.unit.catalog.stage import Stage
 
@@ -52,7 +53,7 @@ def unwritable(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """A provider and a home; look-ups wait for it less than they do elsewhere."""
-    monkeypatch.setattr(lookup, "HOLD_SECONDS", 0.05)
-    monkeypatch.setattr(lookup, "HOLD_EMPTY_SECONDS", 0.1)
+    """A provider and a home; look-ups wait for it as long as it takes."""
+    monkeypatch.setattr(lookup, "HOLD_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr(lookup, "HOLD_EMPTY_SECONDS", WAIT_SECONDS)
     return Stage(tmp_path)

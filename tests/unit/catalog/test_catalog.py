@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from chutes_opencode.catalog.providers import Provider, find_provider
 from chutes_opencode.catalog.selection import Selection
 from chutes_opencode.errors import ConfigurationError, ModelNotFoundError
 from chutes_opencode.settings import Settings, load_settings
+from tests.patience import wait_until
 from tests.unit.catalog.odd_server import OddServer, answer, rows
 
 KEY = "cpk_unit.test.key.of.nobody"
@@ -44,13 +44,6 @@ def settings(environ: pytest.MonkeyPatch) -> Callable[..., Settings]:
 
 
 MakeSettings = Callable[..., Settings]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def ids(listing: Listing) -> list[str]:

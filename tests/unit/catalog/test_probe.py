@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from chutes_opencode.catalog import speed
 from chutes_opencode.catalog.models import Model, Price
 from chutes_opencode.catalog.probe import choose_model, probe
 from chutes_opencode.catalog.providers import Provider, find_provider
@@ -16,6 +17,7 @@ from chutes_opencode.catalog.speed import Probe
 from chutes_opencode.errors import AuthenticationError, ModelNotFoundError, ServerError
 from chutes_opencode.loopback import Receive, Scope, Send, serve
 from chutes_opencode.simulator import Simulator
+from tests.patience import WAIT_SECONDS
 
 LIST = "/v1/models"
 CHAT = "/v1/chat/completions"
@@ -46,6 +48,13 @@ class Server:
     def asked(self) -> list[str]:
         """The models that were sent a prompt."""
         return [body["model"] for path, _, body in self.seen if path == CHAT]
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine is so slow that its servers are called slow here."""
+    monkeypatch.setattr(speed, "SLOW_FIRST_TOKEN_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr(speed, "SLOW_TOKENS_PER_SECOND", 0.0)
 
 
 @pytest.fixture

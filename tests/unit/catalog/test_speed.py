@@ -14,6 +14,7 @@ import pytest
 from chutes_opencode.catalog.speed import MAX_TOKENS, ChatEndpoint, Probe, probe_model
 from chutes_opencode.errors import AuthenticationError, OpenCodeError, ServerError
 from chutes_opencode.simulator import Simulator
+from tests.patience import WAIT_SECONDS
 
 Handler = Callable[[httpx.Request], httpx.Response]
 KEY_HEADERS = {"Authorization": "Bearer cpk_probe_test_0001"}
@@ -25,7 +26,7 @@ def ticking(step: float) -> Callable[[], float]:
     return lambda: next(times) * step
 
 
-def run(handler: Handler, *, step: float = 0.1, seconds: float = 5.0) -> Probe:
+def run(handler: Handler, *, step: float = 0.1, seconds: float = WAIT_SECONDS) -> Probe:
     endpoint = ChatEndpoint(
         "https://llm.example.org/v1", KEY_HEADERS, transport=httpx.MockTransport(handler)
     )
@@ -53,7 +54,7 @@ def test_the_simulators_model_is_well() -> None:
         endpoint = ChatEndpoint(
             simulator.base_url, {"Authorization": f"Bearer {simulator.api_token}"}
         )
-        told = asyncio.run(probe_model(endpoint, "sim/echo"))
+        told = asyncio.run(probe_model(endpoint, "sim/echo", clock=ticking(0.1)))
         (request,) = simulator.requests
 
     assert told.verdict == "ok"
@@ -101,7 +102,7 @@ def stalling(*events: object) -> Handler:
     ("events", "detail"), [((), "no token within"), ((token(content="one"),), "not done within")]
 )
 def test_it_has_an_end(events: Sequence[object], detail: str) -> None:
-    told = run(stalling(*events), seconds=0.05)
+    told = run(stalling(*events), seconds=0.5)
 
     assert told.verdict == "slow"
     assert detail in told.detail

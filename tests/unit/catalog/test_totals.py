@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,18 +71,78 @@ def test_nothing_is_written_where_nothing_is_new(path: Path) -> None:
     assert not path.exists()
 
 
-def test_counts_that_another_process_keeps_locked_are_added_later(path: Path) -> None:
-    counter = Counter(path)
+@pytest.fixture
+def unlock(path: Path) -> Iterator[Callable[[], None]]:
+    """Lock the file, as another process would; the function given unlocks it."""
     path.touch()
     descriptor = os.open(path, os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-    counter.add(LookupStats(lookups=1), save=True)
-    assert path.read_bytes() == b""
-
+    yield lambda: fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries to save, in seconds; only they move the clock."""
+    made: list[float] = []
+    monkeypatch.setattr(totals.time, "monotonic", lambda: 1000.0 + sum(made))  # type: ignore[attr-defined]
+    monkeypatch.setattr(totals.time, "sleep", made.append)  # type: ignore[attr-defined]
+    return made
+
+
+def test_a_look_up_waits_for_no_lock_and_the_next_one_saves_both(
+    path: Path, unlock: Callable[[], None], pauses: list[float]
+) -> None:
+    counter = Counter(path)
+
+    counter.add(LookupStats(lookups=1))
+    assert (path.read_bytes(), pauses) == (b"", [])
+
+    unlock()
+    counter.add(LookupStats(lookups=1))
+    assert Counter(path).totals == LookupStats(lookups=2)
+
+
+def test_a_last_save_waits_until_another_process_has_written(
+    path: Path,
+    unlock: Callable[[], None],
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            unlock()
+
+    monkeypatch.setattr(totals.time, "sleep", pause)  # type: ignore[attr-defined]
+    counter = Counter(path)
+    counter.add(LookupStats(lookups=1))
+
     counter.save()
+
     assert Counter(path).totals == LookupStats(lookups=1)
+    assert len(pauses) == 3
+
+
+@pytest.mark.usefixtures("unlock")
+def test_a_last_save_does_not_wait_for_ever(path: Path, pauses: list[float]) -> None:
+    counter = Counter(path)
+    counter.add(LookupStats(lookups=1))
+
+    counter.save()
+
+    assert path.read_bytes() == b""
+    assert sum(pauses) == pytest.approx(totals.LOCKED_SECONDS, abs=2 * max(pauses))
+    assert counter.totals == LookupStats(lookups=1)
+
+
+def test_a_save_that_no_waiting_helps_does_not_wait(tmp_path: Path, pauses: list[float]) -> None:
+    counter = Counter(tmp_path / "missing" / "totals.json")
+    counter.add(LookupStats(lookups=1))
+
+    counter.save()
+
+    assert pauses == []
 
 
 def test_a_folder_that_cannot_be_written_costs_no_look_up(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from chutes_opencode.events import (
 )
 from chutes_opencode.masking import register_secret
 from chutes_opencode.results import QueryResult, Usage
+from tests.patience import join
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_an_unknown_cost_is_said() -> None:
 def test_the_spinner_shows_itself_only_after_a_while_and_leaves_nothing() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True)
-    slow, quick = Spinner(console), Spinner(console, quiet_seconds=0.0)
+    slow, quick = (Spinner(console, quiet_seconds=seconds) for seconds in (3600.0, 0.0))
 
     slow.wait()
     slow.hide()
@@ -115,7 +116,7 @@ def test_the_spinner_shows_itself_only_after_a_while_and_leaves_nothing() -> Non
     quick.wait()
     timer = quick._timer
     assert timer is not None
-    timer.join(10)
+    join(timer)
     quick.hide()
     quick.hide()
 

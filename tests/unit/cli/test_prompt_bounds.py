@@ -36,6 +36,15 @@ def test_the_relay_may_be_left_out(run: Run, llm: FakeLLM) -> None:
     assert not llm.made["relay"]
 
 
+@pytest.mark.parametrize(("options", "engine"), [((), "auto"), (("--engine", "direct"), "direct")])
+def test_the_engine_may_be_named(
+    run: Run, llm: FakeLLM, options: tuple[str, ...], engine: str
+) -> None:
+    run("prompt", "x", *options)
+
+    assert llm.made["engine"] == engine
+
+
 def test_samples_are_told_apart_in_a_cache_only(run: Run, llm: FakeLLM) -> None:
     result = run("prompt", "x", "--sample-index", "1")
 

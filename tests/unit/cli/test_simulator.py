@@ -16,6 +16,7 @@ import pytest
 
 from chutes_opencode import simulator as package
 from chutes_opencode.simulator import FAULTS, Simulator
+from tests.patience import WAIT_SECONDS
 
 Run = Callable[..., Any]
 
@@ -42,7 +43,7 @@ def test_it_prints_what_a_client_needs_and_ends_on_sigterm(run: Run, visit: Any)
     seen: list[int] = []
 
     def use(running: Simulator) -> None:
-        answer = httpx.get(f"{running.base_url}/models", trust_env=False)
+        answer = httpx.get(f"{running.base_url}/models", trust_env=False, timeout=WAIT_SECONDS)
         seen.append(answer.status_code)
         os.kill(os.getpid(), signal.SIGTERM)
 

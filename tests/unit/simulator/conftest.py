@@ -1,7 +1,6 @@
 """A running simulator, and a way to ask it."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -10,6 +9,8 @@ import httpx
 import pytest
 
 from chutes_opencode.simulator import Simulator
+from tests import patience
+from tests.patience import WAIT_SECONDS
 
 Ask = Callable[..., httpx.Response]
 Post = Callable[[str], httpx.Response]
@@ -34,7 +35,9 @@ def asking() -> Iterator[Callable[[Simulator], Ask]]:
     with ExitStack() as stack:
 
         def make(simulator: Simulator) -> Ask:
-            client = stack.enter_context(httpx.Client(trust_env=False, verify=False, timeout=20))
+            client = stack.enter_context(
+                httpx.Client(trust_env=False, verify=False, timeout=WAIT_SECONDS)
+            )
 
             def ask(model: str, text: str = "hello", **body: Any) -> httpx.Response:
                 headers = {"authorization": f"Bearer {simulator.api_token}"}
@@ -59,7 +62,9 @@ def post(simulator: Simulator) -> Iterator[Post]:
     """Post a body as it is."""
     headers = {"authorization": f"Bearer {simulator.api_token}"}
     url = f"{simulator.base_url}/chat/completions"
-    with httpx.Client(trust_env=False, verify=False, timeout=20, headers=headers) as client:
+    with httpx.Client(
+        trust_env=False, verify=False, timeout=WAIT_SECONDS, headers=headers
+    ) as client:
         yield lambda body: client.post(url, content=body.encode())
 
 
@@ -77,12 +82,5 @@ def chunks() -> Callable[[httpx.Response], list[Any]]:
 
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], bool]], None]:
-    """Wait for a condition, ten seconds at most."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline, "the condition never became true"
-            time.sleep(0.005)
-
-    return wait
+    """Wait for a condition."""
+    return patience.wait_until

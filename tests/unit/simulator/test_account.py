@@ -9,6 +9,7 @@ import pytest
 
 from chutes_opencode.simulator import FAULTS, Scenario, Simulator
 from chutes_opencode.simulator.state import SimulatorState
+from tests.patience import WAIT_SECONDS, join, longer_and_longer
 
 Ask = Callable[..., httpx.Response]
 Asking = Callable[[Simulator], Ask]
@@ -24,7 +25,7 @@ MANAGEMENT_PATHS = [
 @pytest.fixture
 def client(simulator: Simulator) -> Iterator[httpx.Client]:
     url = simulator.management_url
-    with httpx.Client(base_url=url, trust_env=False, verify=False, timeout=20) as client:
+    with httpx.Client(base_url=url, trust_env=False, verify=False, timeout=WAIT_SECONDS) as client:
         yield client
 
 
@@ -162,15 +163,19 @@ def test_the_minute_of_the_limit_slides() -> None:
 def test_requests_beyond_the_limit_on_concurrency_find_the_instances_full(
     asking: Asking, wait_until: WaitUntil
 ) -> None:
-    slow = {"model": "sim/size/*", "first_byte_delay_s": 0.5}
-    with Simulator({"max_concurrency": 1, "rules": [slow]}) as simulator:
-        first = threading.Thread(target=asking(simulator), args=("sim/size/1",))
-        first.start()
-        wait_until(lambda: len(simulator.requests) == 1)
-        ask = asking(simulator)
-        refused = ask("sim/echo")
-        first.join()
-        accepted = ask("sim/echo")
+    for seconds in longer_and_longer(0.5):
+        slow = {"model": "sim/size/*", "first_byte_delay_s": seconds}
+        with Simulator({"max_concurrency": 1, "rules": [slow]}) as simulator:
+            first = threading.Thread(target=asking(simulator), args=("sim/size/1",))
+            first.start()
+            wait_until(lambda: len(simulator.requests) == 1)
+            ask = asking(simulator)
+            refused = ask("sim/echo")
+            was_full = first.is_alive()
+            join(first)
+            accepted = ask("sim/echo")
+        if was_full:
+            break
 
     detail = "Infrastructure is at maximum capacity, try again later"
     assert (refused.status_code, refused.json()) == (429, {"detail": detail})

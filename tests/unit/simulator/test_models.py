@@ -7,6 +7,7 @@ import pytest
 
 from chutes_opencode.simulator import Simulator, fault_names
 from chutes_opencode.simulator.models import ModelTable, context_length, prices
+from tests.patience import WAIT_SECONDS
 
 TABLE = ModelTable()
 
@@ -114,7 +115,9 @@ def test_prices_may_be_texts_null_or_missing(
 
 
 def test_models_are_public(simulator: Simulator) -> None:
-    answer = httpx.get(f"{simulator.base_url}/models", trust_env=False, verify=False)
+    answer = httpx.get(
+        f"{simulator.base_url}/models", trust_env=False, verify=False, timeout=WAIT_SECONDS
+    )
 
     assert answer.status_code == 200
     assert answer.json() == TABLE.listing()

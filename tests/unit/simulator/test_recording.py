@@ -6,6 +6,7 @@ import pytest
 
 from chutes_opencode.simulator import RecordedRequest, Simulator
 from chutes_opencode.simulator.recording import Headers, Recorder
+from tests.patience import WAIT_SECONDS
 
 Ask = Callable[..., httpx.Response]
 KEY = "cpk_secret_key"
@@ -34,7 +35,7 @@ def test_a_request_is_recorded_as_it_came(simulator: Simulator, ask: Ask) -> Non
 
 
 def test_refused_and_odd_requests_are_recorded_too(simulator: Simulator) -> None:
-    with httpx.Client(trust_env=False, verify=False) as client:
+    with httpx.Client(trust_env=False, verify=False, timeout=WAIT_SECONDS) as client:
         client.post(f"{simulator.base_url}/chat/completions", content=b"[1]")
         client.get(f"{simulator.base_url}/mod%65ls?a=b")
         client.post(f"{simulator.management_url}/nope", content=b"\xff", params={"c": "d"})

@@ -14,6 +14,7 @@ from chutes_opencode.simulator import (
     Simulator,
     run_forever,
 )
+from tests.patience import WAIT_SECONDS
 
 Ask = Callable[..., httpx.Response]
 Asking = Callable[[Simulator], Ask]
@@ -95,7 +96,11 @@ def test_two_hundred_streams_at_once_are_whole_and_their_own(simulator: Simulato
     async def all_at_once() -> list[bool]:
         limits = httpx.Limits(max_connections=200)
         async with httpx.AsyncClient(
-            base_url=simulator.base_url, limits=limits, trust_env=False, verify=False, timeout=60
+            base_url=simulator.base_url,
+            limits=limits,
+            trust_env=False,
+            verify=False,
+            timeout=WAIT_SECONDS,
         ) as client:
             return await asyncio.gather(*(one(client, number) for number in range(200)))
 
