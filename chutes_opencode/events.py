@@ -115,6 +115,19 @@ class PromptStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStarted(Event):
+    """A model request reached the relay (observers only).
+
+    Attributes:
+        model: Model asked.
+        step: Its model step, 1 for the first; a step that is repeated keeps its number.
+    """
+
+    model: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEnded(Event):
     """An attempt ended, well or not (observers only)."""
 
@@ -129,3 +142,7 @@ class PromptFailed(Event):
     """The prompt ended with an error (observers only)."""
 
     error: OpenCodeError
+
+
+FOR_OBSERVERS_ONLY = (PromptStarted, RequestStarted, AttemptEnded, PromptFailed)
+"""Events that are no part of `stream()`."""

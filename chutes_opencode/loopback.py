@@ -45,7 +45,15 @@ _log = logging.getLogger(__name__)
 
 
 class LoopbackServer:
-    """An ASGI app being served on 127.0.0.1; made by `serve`, ended by `stop`."""
+    """An ASGI app being served on 127.0.0.1; made by `serve`, ended by `stop`.
+
+    Attributes:
+        port: TCP port.
+        url: Without a slash at the end.
+        loop: The event loop that serves, in the server's own thread; closed when it has ended.
+    """
+
+    loop: asyncio.AbstractEventLoop
 
     def __init__(self, app: ASGIApp, *, port: int, grace_seconds: int) -> None:
         """Bind, start the thread and wait until the server accepts; see `serve`."""
@@ -118,6 +126,7 @@ class LoopbackServer:
             self._ready.set()
 
     async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
         serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._socket]))
         while not (self._uvicorn.started or serving.done()):
             await asyncio.sleep(0.001)

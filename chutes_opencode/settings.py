@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
 from chutes_opencode.addresses import is_loopback, same_host, server_root
 from chutes_opencode.child_environment import child_environment, without_keys
@@ -44,13 +44,12 @@ from chutes_opencode.credentials import (
     refuse_leaks,
     stored_token,
 )
+from chutes_opencode.engine_settings import EngineSettings
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.masking import register_secret
 from chutes_opencode.settings_fields import (
-    Count,
     Interval,
     Lower,
-    Seconds,
     Text,
     Token,
     Words,
@@ -68,7 +67,7 @@ from chutes_opencode.settings_sources import (
 )
 
 
-class Settings(BaseModel):
+class Settings(EngineSettings):
     """Everything that can be set outside a call; made by `load_settings`.
 
     A pickle carries no key: see `with_fresh_token`.
@@ -98,18 +97,6 @@ class Settings(BaseModel):
     )
     auto_refresh: bool = Field(True, description="Fetch the model list again when it is old.")
     refresh_interval: Interval = Field(3600.0, description="Age in seconds at which it is old.")
-    timeout_seconds: Seconds = Field(600.0, description="What one attempt may take, in seconds.")
-    deadline_seconds: Seconds | None = Field(
-        None, description="What a whole call may take, waits included, in seconds; None: no end."
-    )
-    retries: Count = Field(3, description="Attempts in all for one model step.")
-    max_process_cost_usd: Interval | None = Field(
-        None, description="US dollars that all prompts of this process may cost; None: no limit."
-    )
-    max_processes: Count = Field(
-        default_factory=lambda: max(2, os.cpu_count() or 1),
-        description="How many cold opencode processes may run at once.",
-    )
     log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], Lower] = Field(
         "warning", description="Least severe log line that is written."
     )
@@ -252,7 +239,12 @@ class Settings(BaseModel):
         }
 
 
-FIELDS = tuple(name for name in Settings.model_fields if name not in ("sources", "endpoint"))
+FIELDS = tuple(
+    name
+    for own in (True, False)
+    for name in Settings.model_fields
+    if name not in ("sources", "endpoint") and (name in EngineSettings.model_fields) is not own
+)
 """The names of all settings, in the order in which they are shown."""
 
 OWN_FIELDS = ("api_token", "base_url", "management_url")

@@ -12,8 +12,6 @@ from chutes_opencode.errors import ConfigurationError, LimitExceededError
 from chutes_opencode.limits import Budget, cost_bound
 from chutes_opencode.options import Options
 from chutes_opencode.relay.terms import (
-    HEADERS_SECONDS,
-    IDLE_SECONDS,
     ReplayKey,
     Terms,
     Upstream,
@@ -77,7 +75,7 @@ def make_terms(
             auth=options.provider.auth,
             patterns=options.provider.patterns,
             ca_files=tuple(inherited[name] for name in CA_VARIABLES if inherited.get(name)),
-            headers_seconds=max(HEADERS_SECONDS, slow),
+            headers_seconds=max(settings.first_byte_seconds, slow),
         ),
         prices=prices,
         model=models[0].id,
@@ -88,7 +86,7 @@ def make_terms(
         max_tokens=limits.max_tokens,
         max_cost_usd=limits.max_cost_usd,
         budgets=budgets,
-        idle_seconds=max(IDLE_SECONDS, slow),
+        idle_seconds=max(settings.idle_seconds, slow),
         replay=None if options.cache is None else ReplayKey(Path(options.cache), sample_index),
     )
 

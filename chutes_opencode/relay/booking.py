@@ -46,6 +46,7 @@ class Booking:
         tools_seen: Whether a request has shown its tools, so that they need no check any more.
         started: When it got its first permit, on the clock of `time.monotonic`.
         queued_s: Seconds that it waited for that.
+        quiet_since: When its last request ended, on the same clock; None: none has.
         last_failure: What the last attempt that failed died of.
     """
 
@@ -73,6 +74,7 @@ class Booking:
         self.tools_seen = False
         self.started: float | None = None
         self.queued_s = 0.0
+        self.quiet_since: float | None = None
         self.last_failure: OpenCodeError | None = None
         self._failures: dict[str, OpenCodeError] = {}
         self._observe = observe
@@ -112,6 +114,11 @@ class Booking:
     def waiting(self) -> bool:
         """Whether a request of the prompt waits now: for a permit, a pause or a backoff."""
         return self._waiting > 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request of the prompt is under way, waits included."""
+        return not self._idle.is_set()
 
     @property
     def usage(self) -> Usage:
@@ -258,6 +265,7 @@ class Booking:
             _, scope = self._scopes.pop(task)
             scope.over = True
             if not self._scopes:
+                self.quiet_since = time.monotonic()
                 self._idle.set()
 
     def _cut(self) -> None:

@@ -107,15 +107,18 @@ class CallBook:
 
 
 def _flaw(value: Any, shape: Shape, name: str) -> str | None:
+    # Asked of each chunk of each stream, so it is written plainly.
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return f"{name} is no object"
-        rows = [(value[field], inner, field) for field, inner in shape.items() if field in value]
-        found = (_flaw(*row) for row in rows if row[0] is not None)
-    elif isinstance(shape, list):
+        for field, inner in shape.items():
+            told = value.get(field)
+            if told is not None and (flaw := _flaw(told, inner, field)) is not None:
+                return flaw
+        return None
+    if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{name} is no list"
         found = (_flaw(item, shape[0], f"an item of {name}") for item in value)
-    else:
-        return None if shape(value) else f"{name} is {str(value)[:40]!r}"
-    return next(filter(None, found), None)
+        return next(filter(None, found), None)
+    return None if shape(value) else f"{name} is {str(value)[:40]!r}"

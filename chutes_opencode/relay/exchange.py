@@ -30,7 +30,7 @@ from chutes_opencode.errors import (
     ToolServerError,
     UnknownOpenCodeError,
 )
-from chutes_opencode.events import Retrying, StepRestarted
+from chutes_opencode.events import RequestStarted, Retrying, StepRestarted
 from chutes_opencode.relay.attempt import Attempt, Failure
 from chutes_opencode.relay.booking import CLOSED, Booking, EndedError
 from chutes_opencode.relay.client import CHAT, Client, ModelRequest
@@ -167,6 +167,9 @@ class _Step:
         self._booking.check_limits()
         self._check_tries()
         self._check_tools()
+        if self._is_main():
+            step = self._ledger.steps(self._request.session_id) + 1
+            self._booking.tell(RequestStarted(model=str(self._asked), step=step))
         return body
 
     def _check_tries(self) -> None:

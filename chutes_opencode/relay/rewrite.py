@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chutes_opencode.relay.terms import SystemRule, Terms
+    from chutes_opencode.request import ChatMessage
 
 Body = dict[str, Any]
 
@@ -64,6 +65,8 @@ def rewrite(body: Mapping[str, Any], terms: Terms, *, main: bool, model: str) ->
     changed: Body = {**body, "model": model}
     if terms.body_keys is not None and "messages" in changed:
         changed = {name: value for name, value in changed.items() if name in terms.body_keys}
+    if "messages" in changed:
+        changed.update(terms.body_values)
     if changed.get("stream") is True:
         options = changed.get("stream_options")
         known = options if isinstance(options, dict) else {}
@@ -107,6 +110,8 @@ def _messages(messages: Sequence[Any], terms: Terms, main: bool) -> list[Any]:
     kept = [message for message in messages if not _is_void(message)]
     if terms.system is not None:
         kept = _with_system(kept, terms.system, required=main)
+    if main and terms.history:
+        kept = _with_history(kept, terms.history)
     if terms.hidden_paths:
         # A path stands in JSON inside the text, so perhaps with escapes.
         paths = {*terms.hidden_paths, *(json.dumps(path)[1:-1] for path in terms.hidden_paths)}
@@ -186,6 +191,13 @@ def _only_system(messages: list[Any], holder: int, text: str) -> list[Any]:
         elif not _is_system(message):
             kept.append(message)
     return kept
+
+
+def _with_history(messages: list[Any], history: Sequence[ChatMessage]) -> list[Any]:
+    shown = (number for number, message in enumerate(messages) if not _is_system(message))
+    first = next(shown, len(messages))
+    earlier = [{"role": message.role, "content": message.text} for message in history]
+    return [*messages[:first], *earlier, *messages[first:]]
 
 
 # --- attachments ---------------------------------------------------------------------------------

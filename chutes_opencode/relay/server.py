@@ -14,9 +14,12 @@ from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import Self
 
-from chutes_opencode.loopback import LoopbackServer, Receive, Scope, Send, serve
+from chutes_opencode.loopback import LoopbackServer, serve
 from chutes_opencode.relay.app import BASE_PATH, RelayApp
-from chutes_opencode.relay.lease import Lease
+from chutes_opencode.relay.booking import Booking
+from chutes_opencode.relay.client import Client, ModelRequest
+from chutes_opencode.relay.exchange import exchange
+from chutes_opencode.relay.lease import STOPPED, Lease, relay_stopped
 from chutes_opencode.relay.limiter import LimiterFactory, LimiterStats
 from chutes_opencode.relay.resources import Resources
 
@@ -55,7 +58,6 @@ class Relay:
         self._leases: dict[str, Lease] = {}
         self._refused = 0
         self._server: LoopbackServer | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._stopped = False
 
@@ -78,7 +80,7 @@ class Relay:
             if self._stopped:
                 raise RuntimeError("a relay that was stopped does not start again")
             if self._server is None:
-                self._server = serve(self._answer, grace_seconds=_GRACE_SECONDS)
+                self._server = serve(self._app, grace_seconds=_GRACE_SECONDS)
 
     def stop(self) -> None:
         """End every prompt ("relay") and every connection, within three seconds."""
@@ -111,7 +113,7 @@ class Relay:
         if self._server is None or self._stopped or os.getpid() != self._pid:
             return False
         # The loop is closed when the server's thread has ended, for whatever reason.
-        return self._loop is None or not self._loop.is_closed()
+        return not self._server.loop.is_closed()
 
     def lease(self) -> Lease:
         """Make a key for one opencode process."""
@@ -131,9 +133,38 @@ class Relay:
         refused += sum(lease.refused for lease in leases)
         return RelayStats(len(leases), prompts, refused, self._resources.stats())
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._loop = asyncio.get_running_loop()
-        await self._app(scope, receive, send)
+    async def exchange(self, booking: Booking, request: ModelRequest, client: Client) -> None:
+        """Answer a request of this process, without a socket, on the relay's own event loop.
+
+        May be awaited on any event loop. Cancelled, it ends the request. Where the relay stops
+        meanwhile, the booking is ended ("relay").
+
+        Args:
+            booking: The prompt that it belongs to; its session must be bound.
+            request: The request.
+            client: Who gets the answer, on the relay's loop.
+
+        Raises:
+            RuntimeError: The relay was not started.
+        """
+        if self._server is None:
+            raise RuntimeError("the relay was not started")
+        work = exchange(booking, request, client, self._resources)
+        try:
+            answered = asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(work, self._server.loop)
+            )
+        except RuntimeError:  # the loop is closed
+            work.close()
+            booking.end(STOPPED, relay_stopped())
+            return
+        try:
+            await answered
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is None or caller.cancelling():
+                raise
+            booking.end(STOPPED, relay_stopped())  # its loop has ended under the request
 
     def _find_lease(self, key: str) -> Lease | None:
         return self._leases.get(key)
@@ -145,13 +176,12 @@ class Relay:
 
     def _close_connections(self) -> None:
         """Close the connections to providers, on the loop that they belong to."""
-        loop = self._loop
-        if loop is None or loop.is_closed():
+        if self._server is None:
             return
         closing = self._resources.client.close()
         try:
-            closed = asyncio.run_coroutine_threadsafe(closing, loop)
-        except RuntimeError:  # the loop was closed just now
+            closed = asyncio.run_coroutine_threadsafe(closing, self._server.loop)
+        except RuntimeError:  # the loop is closed
             closing.close()
             return
         wait([closed], timeout=_GRACE_SECONDS)

@@ -220,7 +220,7 @@ class StreamCheck:
             return False
         try:
             text = data.decode()
-            chunk = json.loads(text, parse_constant=_no_number)
+            chunk = _JSON.decode(text)
         except (ValueError, RecursionError) as error:
             if named_error:
                 self._tell(data.decode(errors="replace"))
@@ -321,3 +321,6 @@ def _is_error(chunk: Any) -> bool:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)  # `loads` would make one for each chunk

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chutes_opencode.patterns import CHUTES_PATTERNS, ProviderPatterns
+from chutes_opencode.request import ChatMessage
 from chutes_opencode.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ class Terms:
         system: What becomes of the system message; None: it is left as it is.
         body_keys: What a chat request's body may hold; opencode adds to it what nobody asked for.
             None: it is left as it is.
+        body_values: What every chat request's body is given: the caller's sampling parameters,
+            where opencode does not know them.
+        history: Messages that stand before those of the session, after its system message.
         tool_prefixes: Prefixes that must be among the tools' names of the first request (a
             server's name and "_").
         hidden_paths: Folders of attachments: opencode's own text about files in them is dropped.
@@ -117,6 +121,8 @@ class Terms:
     idle_seconds: float = IDLE_SECONDS
     system: SystemRule | None = None
     body_keys: frozenset[str] | None = None
+    body_values: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[ChatMessage, ...] = ()
     tool_prefixes: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()
     replay: ReplayKey | None = None

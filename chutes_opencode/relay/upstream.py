@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator, Mapping
+from typing import cast
 from urllib.request import getproxies_environment
 
 import httpx
 
 from chutes_opencode.addresses import is_loopback
+from chutes_opencode.connections import Connections
 from chutes_opencode.errors import ConfigurationError, OpenCodeError, ServerError
 from chutes_opencode.http_answer import plain_headers
 from chutes_opencode.masking import mask, register_secret
@@ -34,7 +35,6 @@ PASSED_HEADERS = (
     "x-parent-session-id",
 )
 
-# httpcore looks at every idle connection, with system calls, whenever a request begins or ends.
 KEPT_CONNECTIONS = 20
 
 _LIMITS = httpx.Limits(
@@ -74,7 +74,9 @@ class Answer:
         coding = self.headers.get("content-encoding", "identity").lower()
         if "," in coding:
             return _refused_body(coding)
-        return self._response.aiter_raw() if coding == "identity" else self._response.aiter_bytes()
+        if coding != "identity":
+            return self._response.aiter_bytes()
+        return aiter(cast("httpx.AsyncByteStream", self._response.stream))
 
     async def read(self, seconds: float) -> bytes | None:
         """Return the next piece of the body; None at its end.
@@ -192,15 +194,17 @@ def _way(upstream: Upstream) -> _Way:
 
 def _make_client(upstream: Upstream) -> httpx.AsyncClient:
     loopback = is_loopback(upstream.base_url)
-    verify: ssl.SSLContext | bool = True
-    if loopback and upstream.base_url.startswith("http:"):
-        verify = False  # reading the certificates of the system takes longer than a prompt
-    elif upstream.ca_files:
-        verify = httpx.create_ssl_context()
+    context = None
+    if not (loopback and upstream.base_url.startswith("http:")):
+        # Only where it is of use: reading the system's certificates takes longer than a prompt.
+        context = httpx.create_ssl_context()
         for file in upstream.ca_files:
-            verify.load_verify_locations(cafile=file)
+            context.load_verify_locations(cafile=file)
+    if loopback or not getproxies_environment():
+        straight = Connections(context, kept=KEPT_CONNECTIONS, expiry_seconds=KEEP_ALIVE_SECONDS)
+        return httpx.AsyncClient(trust_env=False, transport=straight, follow_redirects=False)
     return httpx.AsyncClient(
-        trust_env=not loopback, verify=verify, limits=_LIMITS, follow_redirects=False
+        trust_env=True, verify=context or True, limits=_LIMITS, follow_redirects=False
     )
 
 

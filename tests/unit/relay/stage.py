@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from chutes_opencode.relay.limiter import LimiterStats
 from chutes_opencode.relay.server import Relay
 from chutes_opencode.relay.terms import Terms, Upstream
 from chutes_opencode.retry import RetryPolicy
+from tests.patience import WAIT_SECONDS
 
 KEY = "cpk_stage_0123456789abcdef"
 MODEL = "org/model"
@@ -119,7 +118,8 @@ def closing(*pieces: bytes, reset: bool = False) -> Answer:
         await reply.start(200, {})
         for piece in pieces:
             await reply.write(piece)
-        await asyncio.sleep(0.05)  # in the middle means: after what came before was read
+        # In the middle means: after what came before was read, which a reset would discard.
+        await asyncio.sleep(0.5 if reset else 0.05)
         (reply.reset if reset else reply.close)()
 
     return answer
@@ -195,7 +195,7 @@ class Stage:
             "prices": {MODEL: PRICE, OTHER: PRICE},
             "model": MODEL,
             "policy": QUICK,
-            "idle_seconds": 0.3,
+            "idle_seconds": WAIT_SECONDS,
         }
         return Terms(**{**plain, **changes})
 
@@ -240,17 +240,8 @@ class Stage:
 def set_up(stack: ExitStack, relay: Relay, *answers: Answer) -> Stage:
     provider = stack.enter_context(Provider(*answers))
     lease = stack.enter_context(relay.lease())
-    http = stack.enter_context(httpx.Client(trust_env=False, verify=False, timeout=20))
+    http = stack.enter_context(httpx.Client(trust_env=False, verify=False, timeout=WAIT_SECONDS))
     return Stage(provider, relay, lease, http)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait for a condition; fail when it does not come."""
-    end = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come"
-        tick.wait(0.005)
 
 
 def whole(answer: httpx.Response) -> bool:

@@ -22,6 +22,7 @@ from chutes_opencode.errors import (
 from chutes_opencode.events import Retrying, StepRestarted
 from chutes_opencode.relay.endings import stop_event
 from chutes_opencode.retry import RetryPolicy
+from tests.patience import WAIT_SECONDS
 from tests.unit.relay.stage import (
     BROKEN,
     DONE,
@@ -86,7 +87,7 @@ def test_a_lasting_failure_ends_the_prompt_with_the_real_error(
     stage: MakeStage, bad: Answer, attempts: int, expected: type[OpenCodeError]
 ) -> None:
     s = stage(bad)
-    booking = s.open()
+    booking = s.open(idle_seconds=1.0)
 
     answer = s.ask()
     again = s.ask()
@@ -196,7 +197,7 @@ def test_a_stream_that_breaks_makes_opencode_repeat_then_stop(
     stage: MakeStage, broken: Answer
 ) -> None:
     s = stage(broken)
-    booking = s.open(tries_left=2)
+    booking = s.open(tries_left=2, idle_seconds=1.0)
 
     first, second, third = s.ask(), s.ask(), s.ask()
     booking.close()
@@ -272,14 +273,13 @@ def test_a_sub_agent_that_fails_does_not_end_its_parent(stage: MakeStage) -> Non
 )
 def test_the_next_model_is_asked_at_once_and_from_then_on(stage: MakeStage, full: Answer) -> None:
     s = stage(full, stream(*GOOD))
-    booking = s.open(fallback_models=(OTHER,), policy=RetryPolicy(base_wait_s=60, cold_wait_s=60))
-    started = time.monotonic()
+    waits = RetryPolicy(base_wait_s=3600, cold_wait_s=3600)
+    booking = s.open(fallback_models=(OTHER,), policy=waits)
 
     assert whole(s.ask())
     assert whole(s.ask())
     booking.close()
 
-    assert time.monotonic() - started < 2
     assert [asked.body["model"] for asked in s.provider.asked] == [MODEL, OTHER, OTHER]
     assert [exchange.requested_model for exchange in booking.exchanges()] == [MODEL, OTHER, OTHER]
 
@@ -326,7 +326,7 @@ def test_an_error_page_that_drips_is_read_for_a_while_only(
 ) -> None:
     monkeypatch.setattr("chutes_opencode.relay.whole.ERROR_SECONDS", 0.2)
     s = stage(dripping(500, b"x"), stream(*GOOD))
-    s.open(deadline=time.monotonic() + 10)
+    s.open(deadline=time.monotonic() + WAIT_SECONDS)
 
     assert whole(s.ask())
 
@@ -339,7 +339,7 @@ def test_a_stream_that_goes_on_after_its_answer_is_left(
 ) -> None:
     monkeypatch.setattr(f"chutes_opencode.relay.streaming.{window}", 0.2)
     s = stage(dripping(200, b": ping\n\n", *pieces, content_type="text/event-stream"))
-    booking = s.open(deadline=time.monotonic() + 10)
+    booking = s.open(deadline=time.monotonic() + WAIT_SECONDS)
 
     answer = s.ask()
     booking.close()

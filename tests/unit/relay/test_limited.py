@@ -9,6 +9,7 @@ import pytest
 
 from chutes_opencode.errors import LimitExceededError, ServerError
 from chutes_opencode.limits import Budget
+from tests.patience import join, wait_until
 from tests.unit.relay.stage import (
     GOOD,
     MODEL,
@@ -19,7 +20,6 @@ from tests.unit.relay.stage import (
     event,
     stalling,
     stream,
-    wait_until,
     whole,
 )
 
@@ -66,8 +66,7 @@ def test_no_request_slips_past_the_limit_while_others_wait(stage: MakeStage) -> 
     ]
     for thread in asking:
         thread.start()
-    for thread in asking:
-        thread.join(10)
+    join(*asking)
     booking.close()
 
     assert len(codes) == 40
@@ -87,7 +86,7 @@ def test_tokens_that_are_used_up_let_no_further_request_go(stage: MakeStage) -> 
 
 def test_a_stream_that_crosses_the_limit_of_tokens_is_cut(stage: MakeStage) -> None:
     s = stage(stalling(chunk("x" * 40), chunk("x" * 400), chunk("never sent on")))
-    booking = s.open(max_tokens=50, idle_seconds=20)
+    booking = s.open(max_tokens=50)
 
     answer = s.ask()
     booking.close()
@@ -101,14 +100,14 @@ def test_a_stream_that_crosses_the_limit_of_tokens_is_cut(stage: MakeStage) -> N
 
 def test_a_limit_cuts_the_streams_of_sub_agents_too(stage: MakeStage) -> None:
     s = stage(stalling(chunk("x" * 40)), stalling(chunk("x" * 400)))
-    booking = s.open(max_tokens=50, idle_seconds=20)
+    booking = s.open(max_tokens=50)
     told: list[bool] = []
     main = threading.Thread(target=lambda: told.append(ended(s.ask())))
     main.start()
     wait_until(lambda: s.provider.in_flight == 1)
 
     assert ended(s.ask("ses_child", "ses_main"))
-    main.join(5)
+    join(main)
 
     assert told == [True]
     booking.close()
@@ -117,7 +116,7 @@ def test_a_limit_cuts_the_streams_of_sub_agents_too(stage: MakeStage) -> None:
 def test_usage_in_each_chunk_is_believed(stage: MakeStage) -> None:
     usage = {"prompt_tokens": 45, "completion_tokens": 6}
     s = stage(stalling(chunk("x", usage=usage)))
-    booking = s.open(max_tokens=50, idle_seconds=20)
+    booking = s.open(max_tokens=50)
 
     assert ended(s.ask())
     booking.close()
@@ -127,7 +126,7 @@ def test_usage_in_each_chunk_is_believed(stage: MakeStage) -> None:
 
 def test_an_answer_longer_than_it_was_allowed_is_cut_at_the_dollar_limit(stage: MakeStage) -> None:
     s = stage(stalling(chunk("x" * 4_000), chunk("x" * 4_000), chunk("never sent on")))
-    booking = s.open(max_cost_usd=0.003, idle_seconds=20)  # $2 per million output tokens
+    booking = s.open(max_cost_usd=0.003)  # $2 per million output tokens
 
     assert ended(s.ask())
     booking.close()
@@ -173,8 +172,7 @@ def test_a_shared_budget_is_never_overdrawn_by_what_runs_at_once(stage: MakeStag
     asking = [threading.Thread(target=ask, args=[n]) for n in range(4)]
     for thread in asking:
         thread.start()
-    for thread in asking:
-        thread.join(10)
+    join(*asking)
 
     assert codes == [200] * 4
     assert max(most) <= 0.0006

@@ -19,6 +19,7 @@ from chutes_opencode.relay.rewrite import (
     write_body,
 )
 from chutes_opencode.relay.terms import SystemRule, Terms, Upstream
+from chutes_opencode.request import ChatMessage
 
 MARKER = "marker-5f0c"
 ENVIRONMENT = "\nYou are powered by the model named X.\n<env>\n  Working directory: /tmp/w\n</env>"
@@ -189,6 +190,45 @@ def test_without_a_list_of_keys_a_chat_is_left_as_it_is() -> None:
     body = {"messages": [], "temperature": 0.55, "model": "m"}
 
     assert rewrite(body, terms(), main=True, model="m") == body
+
+
+def test_a_chat_is_given_the_callers_values() -> None:
+    body = {"messages": [], "max_tokens": 4096, "seed": 1}
+    given = terms(
+        body_keys=frozenset({"model", "messages", "max_tokens"}), body_values={"max_tokens": 9}
+    )
+
+    changed = rewrite(body, given, main=True, model="m")
+
+    assert changed == {"messages": [], "max_tokens": 9, "model": "m"}
+
+
+def test_what_is_no_chat_is_given_nothing() -> None:
+    changed = rewrite({"prompt": "x"}, terms(body_values={"seed": 1}), main=True, model="m")
+
+    assert changed == {"prompt": "x", "model": "m"}
+
+
+HISTORY = (ChatMessage("user", "one"), ChatMessage("assistant", "two"))
+TOLD = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+ASKED = {"role": "user", "content": "three"}
+SYSTEM = {"role": "system", "content": "s"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "sent"),
+    [
+        pytest.param([SYSTEM, ASKED], [SYSTEM, *TOLD, ASKED], id="after the system message"),
+        pytest.param([ASKED, SYSTEM], [*TOLD, ASKED, SYSTEM], id="first, without one"),
+        pytest.param([SYSTEM], [SYSTEM, *TOLD], id="alone"),
+    ],
+)
+def test_history_stands_before_the_sessions_messages(messages: list[Any], sent: list[Any]) -> None:
+    assert rewritten(messages, terms(history=HISTORY)) == sent
+
+
+def test_a_sub_agent_is_told_no_history() -> None:
+    assert rewritten([SYSTEM, ASKED], terms(history=HISTORY), main=False) == [SYSTEM, ASKED]
 
 
 def test_the_model_is_the_one_to_ask() -> None:

@@ -14,7 +14,8 @@ from chutes_opencode.errors import ServerError
 from chutes_opencode.relay import server as relay_server
 from chutes_opencode.relay.limiter import AdaptiveLimiter, Limiter, Pace
 from chutes_opencode.relay.server import Relay, shared_relay
-from tests.unit.relay.stage import MAIN, Stage, nothing, set_up, wait_until, whole
+from tests.patience import WAIT_SECONDS, join, wait_until
+from tests.unit.relay.stage import MAIN, Stage, nothing, set_up, whole
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_forked_child_starts_its_own() -> None:
     if child == 0:
         try:
             own = shared_relay()
-            answer = httpx.get(f"{own.url}/models", trust_env=False, verify=False)
+            answer = _get(own)
             told = f"{own.url != parent.url} {parent.alive} {answer.status_code}"
             own.stop()
             os.write(writer, told.encode())
@@ -73,7 +74,7 @@ def test_a_forked_child_starts_its_own() -> None:
 
     assert heard == b"True False 401"
     assert parent.alive
-    assert httpx.get(f"{parent.url}/models", trust_env=False, verify=False).status_code == 401
+    assert _get(parent).status_code == 401
 
 
 def test_a_relay_that_stops_ends_its_prompts_and_hangs_nobody(stack: ExitStack) -> None:
@@ -86,7 +87,7 @@ def test_a_relay_that_stops_ends_its_prompts_and_hangs_nobody(stack: ExitStack) 
     wait_until(lambda: s.provider.in_flight == 1)
 
     relay.stop()
-    asking.join(5)
+    join(asking)
 
     assert len(told) == 1
     for booking in (running, idle):
@@ -159,6 +160,11 @@ def test_the_limiter_can_be_replaced_and_is_one_for_each_account(stack: ExitStac
     assert all(whole(s.ask(session)) for session in (MAIN, "ses_two", MAIN))
     assert len(accounts) == 2
     assert not any("cpk_" in account for account in accounts)
+
+
+def _get(relay: Relay) -> httpx.Response:
+    url = f"{relay.url}/models"
+    return httpx.get(url, trust_env=False, verify=False, timeout=WAIT_SECONDS)
 
 
 def _ask(s: Stage) -> object:

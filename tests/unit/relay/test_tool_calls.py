@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chutes_opencode.errors import LimitExceededError, TruncatedStreamError
-from chutes_opencode.events import Retrying, StepRestarted, TextDelta
+from chutes_opencode.events import RequestStarted, Retrying, StepRestarted, TextDelta
 from chutes_opencode.relay.rewrite import rewrite
 from chutes_opencode.relay.terms import Terms, Upstream
 from tests.unit.relay.stage import DONE, MODEL, Answer, Stage, chunk, closing, event, stream
@@ -37,7 +37,7 @@ def test_one_that_dies_is_asked_again_before_anyone_has_seen_it(
     booking.close()
 
     assert [exchange.attempt for exchange in booking.exchanges()] == [1, 2]
-    assert [type(event) for event in s.events] == [Retrying, TextDelta]
+    assert [type(event) for event in s.events] == [RequestStarted, Retrying, TextDelta]
 
 
 def test_one_that_dies_after_some_text_restarts_the_step_without_the_call(
@@ -52,8 +52,8 @@ def test_one_that_dies_after_some_text_restarts_the_step_without_the_call(
     assert answer.content.startswith(chunk("Let me see."))
     assert b"tool_calls" not in answer.content
     assert b"Overloaded" in answer.content
-    assert s.events[0] == TextDelta(text="Let me see.")
-    assert type(s.events[1]) is StepRestarted
+    assert s.events[1] == TextDelta(text="Let me see.")
+    assert [type(event) for event in s.events] == [RequestStarted, TextDelta, StepRestarted]
 
 
 def test_one_that_dies_for_good_never_reaches_opencode(stage: MakeStage) -> None:

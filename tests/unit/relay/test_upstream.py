@@ -15,6 +15,7 @@ import pytest
 from chutes_opencode.errors import ConfigurationError, ServerError
 from chutes_opencode.relay.terms import Upstream
 from chutes_opencode.relay.upstream import UpstreamClient, read_key
+from tests.patience import WAIT_SECONDS, wait_until
 from tests.unit.relay.stage import GOOD, KEY, Provider, Reply, Stage, ended, stream, whole
 
 MakeStage = Callable[..., Stage]
@@ -27,6 +28,7 @@ class Listener:
 
     def __init__(self, *, answers_per_connection: int = 1000) -> None:
         self.notes: list[bytes] = []
+        self.closed = 0
         self._per_connection = answers_per_connection
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -40,7 +42,7 @@ class Listener:
             except OSError:
                 return
             with connection:
-                connection.settimeout(5)
+                connection.settimeout(WAIT_SECONDS)
                 for _ in range(self._per_connection):
                     request = b""
                     while not request.endswith(b"{}") and (part := connection.recv(65536)):
@@ -49,6 +51,7 @@ class Listener:
                         break
                     self.notes.append(request)
                     connection.sendall(HEAD)
+            self.closed += 1
 
     def stop(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -84,18 +87,18 @@ def upstream(base_url: str, **more: Any) -> Upstream:
     return Upstream("stage", base_url, lambda: KEY, **more)
 
 
-async def send(*upstreams: Upstream, pause_s: float = 0.0) -> list[int]:
-    """Ask each of them once, through one client."""
+async def send(*upstreams: Upstream, between: Callable[[], None] = lambda: None) -> list[int]:
+    """Ask each of them once, through one client; `between` runs after each."""
     client = UpstreamClient()
     statuses = []
     try:
         for one in upstreams:
             answer = await client.send(one, read_key(one), "/chat/completions", b"{}", {})
-            while await answer.read(5) is not None:
+            while await answer.read(WAIT_SECONDS) is not None:
                 pass
             statuses.append(answer.status)
             await answer.close()
-            await asyncio.sleep(pause_s)
+            await asyncio.to_thread(between)
     finally:
         await client.close()
     return statuses
@@ -169,7 +172,10 @@ def test_a_kept_connection_that_was_closed_is_replaced_unnoticed(
     server = listen(answers_per_connection=1)
     there = upstream(f"{server.url}/v1")
 
-    assert asyncio.run(send(there, there, there, pause_s=0.1)) == [200, 200, 200]
+    def closed() -> None:
+        wait_until(lambda: server.closed == len(server.notes))
+
+    assert asyncio.run(send(there, there, there, between=closed)) == [200, 200, 200]
     assert len(server.notes) == 3
 
 

@@ -1,0 +1,57 @@
+"""The settings of what runs prompts: how many at once, how long each phase, when to start anew."""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import BaseModel, Field
+
+from chutes_opencode.settings_fields import Count, Interval, Seconds
+
+
+class EngineSettings(BaseModel):
+    """A part of `Settings`."""
+
+    timeout_seconds: Seconds = Field(600.0, description="What one attempt may take, in seconds.")
+    deadline_seconds: Seconds | None = Field(
+        None, description="What a whole call may take, waits included, in seconds; None: no end."
+    )
+    retries: Count = Field(3, description="Attempts in all for one model step.")
+    max_process_cost_usd: Interval | None = Field(
+        None, description="US dollars that all prompts of this process may cost; None: no limit."
+    )
+    max_processes: Count = Field(
+        default_factory=lambda: max(2, os.cpu_count() or 1),
+        description="How many cold opencode processes may run at once.",
+    )
+    max_sessions: Count = Field(
+        64, description="How many prompts may run at once on warm servers, or without opencode."
+    )
+    start_seconds: Seconds = Field(
+        120.0, description="How long opencode may take to its first model request, in seconds."
+    )
+    first_byte_seconds: Seconds = Field(
+        300.0, description="How long a model's answer may take to begin, in seconds."
+    )
+    idle_seconds: Seconds = Field(
+        120.0, description="How long a stream may be silent once it has begun, in seconds."
+    )
+    tool_seconds: Seconds = Field(
+        600.0, description="How long the agent's tools may run between two model requests."
+    )
+    finish_seconds: Seconds = Field(
+        30.0, description="How long opencode may take to end after the last answer, in seconds."
+    )
+    max_servers: Count = Field(4, description="How many warm opencode servers may run at once.")
+    server_idle_seconds: Seconds = Field(
+        300.0, description="After how many seconds without a prompt a warm server is stopped."
+    )
+    server_max_prompts: Count = Field(
+        2000, description="After how many prompts a warm server is replaced by a new one."
+    )
+    server_max_mib: Count = Field(
+        2500, description="At how many MiB of memory a warm server is replaced by a new one."
+    )
+    server_max_folders: Count = Field(
+        256, description="After how many work folders (6 to 25 MiB each) a server is replaced."
+    )
