@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from chutes_opencode import ChutesOpenCodeLLM, Simulator, load_settings, parse_session_id
 from chutes_opencode.opencode.binary import find_binary
@@ -29,30 +29,44 @@ TARGET_SECONDS = 0.85
 TARGET_REQUESTS = 0.5
 
 
+class Upstream(Protocol):
+    """Where the provider's API is, and the key that it takes."""
+
+    @property
+    def base_url(self) -> str:
+        """Its root, with `/v1`."""
+        ...
+
+    @property
+    def api_token(self) -> str:
+        """The key."""
+        ...
+
+
 class SeedsWay:
     """One `opencode run` and one `opencode export` for each prompt, as the seed's backend does."""
 
-    def __init__(self, binary: Path, simulator: Simulator, folder: Path) -> None:
+    def __init__(self, binary: Path, upstream: Upstream, folder: Path) -> None:
         """Write the config; the folder becomes home and working folder."""
         self._binary = binary
         self._folder = folder
         config = folder / "opencode_cfg.json"
-        config.write_text(json.dumps(_seed_config(simulator)))
+        config.write_text(json.dumps(_seed_config(upstream)))
         inherited = inherited_environment()
         self._env = inherited | {
             "HOME": str(folder / "home"),
             "TMPDIR": str(folder / "tmp"),
             "OPENCODE_CONFIG": str(config),
             "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
-            "CHUTES_API_KEY": simulator.api_token,
+            "CHUTES_API_KEY": upstream.api_token,
         }
         for name in ("home", "tmp", "work"):
             (folder / name).mkdir()
 
-    def prompt(self) -> str:
+    def prompt(self, text: str = PROMPT) -> str:
         """Ask once; return the answer."""
         arguments = ["run", "--format", "json", "--agent", "chia", "--dangerously-skip-permissions"]
-        shown = self._capture(*arguments, "--model", f"chutes/{MODEL}", PROMPT)
+        shown = self._capture(*arguments, "--model", f"chutes/{MODEL}", text)
         session_id = parse_session_id(shown)
         if session_id is None:
             sys.exit(f"the seed's way got no session: {shown[:500]}")
@@ -77,7 +91,7 @@ class SeedsWay:
             return out.read()
 
 
-def _seed_config(simulator: Simulator) -> dict[str, Any]:
+def _seed_config(upstream: Upstream) -> dict[str, Any]:
     return {
         "$schema": "https://opencode.ai/config.json",
         "agent": {"chia": {"mode": "primary", "prompt": "You are a helpful assistant."}},
@@ -85,7 +99,7 @@ def _seed_config(simulator: Simulator) -> dict[str, Any]:
             "chutes": {
                 "npm": "@ai-sdk/openai-compatible",
                 "name": "Chutes",
-                "options": {"baseURL": simulator.base_url, "apiKey": "{env:CHUTES_API_KEY}"},
+                "options": {"baseURL": upstream.base_url, "apiKey": "{env:CHUTES_API_KEY}"},
                 "models": {MODEL: {"name": MODEL}},
             }
         },

@@ -10,6 +10,7 @@ DATA_FILES = (
     "py.typed",
     "catalog/data/providers.toml",
     "opencode/assets/guard.js",
+    "opencode/assets/shell.js",
     "simulator/data/models.json",
 )
 
