@@ -140,7 +140,7 @@ class CallRunner:
             await self._turn(request, number, "prompt")
             return
         # The repair continues the session, so that the agent does not work twice.
-        kept = replace(request, keep_session=request.keep_session or True)
+        kept = replace(request, hold=True)
         evidence = await self._turn(kept, number, "prompt")
         session_id = evidence.transcript.session_id
         mended = False

@@ -16,6 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -24,16 +25,11 @@ from chutes_opencode.arguments import PromptArguments, as_folder, tool_servers
 from chutes_opencode.batching import check_batch, completed
 from chutes_opencode.call import CallRunner
 from chutes_opencode.catalog.providers import find_provider
+from chutes_opencode.engine_set import choose_engine, default_places
+from chutes_opencode.engines.chat import refuse_arguments
 from chutes_opencode.errors import OpenCodeError
-from chutes_opencode.events import (
-    AttemptEnded,
-    Done,
-    Event,
-    PromptFailed,
-    PromptStarted,
-    Retrying,
-    Waiting,
-)
+from chutes_opencode.event_log import log_event
+from chutes_opencode.events import FOR_OBSERVERS_ONLY, Done, Event, PromptFailed, PromptStarted
 from chutes_opencode.limits import Budget
 from chutes_opencode.logs import level_name, make_logger
 from chutes_opencode.options import INSTANCE_SHAPES, Options, check_params
@@ -46,9 +42,6 @@ from chutes_opencode.settings import Settings, load_settings
 from chutes_opencode.transcript_log import TranscriptLog
 
 Item = str | Mapping[str, Any]
-
-FOR_OBSERVERS_ONLY = (PromptStarted, AttemptEnded, PromptFailed)
-"""Events that are no part of `stream()`."""
 
 
 class ChutesOpenCodeLLM:
@@ -105,7 +98,9 @@ class ChutesOpenCodeLLM:
             system_message: Sent literally; "": "You are a helpful assistant."; None: opencode's.
             provider: Registry id of the provider.
             base_url: Root of its API; None: the setting, or what its registry entry says.
-            engine: "run": an opencode process per prompt; "auto": the best that there is.
+            engine: "run": an opencode process per prompt; "serve": a session per prompt on a warm
+                opencode server; "direct": a plain chat completion without opencode; "auto": the
+                first single prompt as "run", all others and every batch as "serve".
             params: Sampling parameters of every prompt.
             tools: MCP servers for every prompt: `McpServer`, or objects with name, hostname, port.
             builtin_tools: False: no shell, no files, no web: a pure chat.
@@ -125,7 +120,8 @@ class ChutesOpenCodeLLM:
             cache: Folder of earlier answers: a prompt that was run before costs nothing.
             relay: False: opencode talks to the provider itself, under the eyes of a guard plugin,
                 and a command of its agent can read the key.
-            isolation: "shared" or "prompt"; the run engine isolates each prompt in both.
+            isolation: "shared": prompts of one account may share a warm server, where a command
+                of one agent can see the others; "prompt": a process and a lease for each.
             context: opencode's environment block (folder, date) after the system message; None:
                 only with tools on.
             settings: Instead of `load_settings()`.
@@ -139,7 +135,8 @@ class ChutesOpenCodeLLM:
         Raises:
             ConfigurationError: A value that cannot be, or a combination that no engine offers.
         """
-        check_shapes(locals(), INSTANCE_SHAPES)
+        given = locals()
+        check_shapes(given, INSTANCE_SHAPES)
         check_params(params or Params())
         overrides = {
             "timeout_seconds": timeout_seconds,
@@ -172,6 +169,8 @@ class ChutesOpenCodeLLM:
             fallback_models=tuple(fallback_models),
             cache=None if cache is None else as_folder(cache, "cache").absolute(),
         )
+        if engine == "direct":
+            refuse_arguments(given)
         self._log_name = logging_name
         self._log_level = level_name(logging_level) or self.settings.log_level
         self._log_file = TranscriptLog(Path(log_dir), logging_name) if log_dir else None
@@ -224,7 +223,8 @@ class ChutesOpenCodeLLM:
 
         Args:
             items: Prompts, or mappings of `prompt`'s arguments.
-            concurrency: How many at once; None: as many opencode processes as are allowed.
+            concurrency: How many at once; None: as many as the settings allow the engine
+                (`max_sessions`, for `run` `max_processes`).
 
         Returns:
             A result per item, in the items' order. A failed item's error is in its `error`; after
@@ -287,7 +287,11 @@ class ChutesOpenCodeLLM:
         )
 
     async def _ask(
-        self, arguments: Mapping[str, Any], observe: Callable[[Event], None] | None = None
+        self,
+        arguments: Mapping[str, Any],
+        observe: Callable[[Event], None] | None = None,
+        *,
+        single: bool = True,
     ) -> QueryResult:
         """Carry one prompt out, on the background loop."""
         prompt_id = uuid.uuid4().hex[:12]
@@ -295,7 +299,7 @@ class ChutesOpenCodeLLM:
 
         def tell(event: Event) -> None:
             marked = replace(event, prompt_id=prompt_id)
-            _log_event(log, marked)
+            log_event(log, marked)
             for observer in filter(None, (observe, self._on_event)):
                 try:
                     observer(marked)
@@ -305,8 +309,12 @@ class ChutesOpenCodeLLM:
         try:
             runtime = await self._runtime()
             call = await prepare(self._options, runtime, **arguments)
-            tell(PromptStarted(model=call.request.model, engine=runtime.engine.name))
-            result = await CallRunner(call, runtime.engine, runtime.slots, tell).run()
+            engines, session_id = runtime.engines, call.request.session_id
+            engine = await engines.get(engines.choose(self._options, session_id, single=single))
+            if warning := engines.take_warning():
+                log.warning("opencode", warning=warning)
+            tell(PromptStarted(model=call.request.model, engine=engine.name))
+            result = await CallRunner(call, engine, engines.slots(engine.name), tell).run()
         except OpenCodeError as error:
             tell(PromptFailed(error=error))
             self._write_log(arguments, error.result)
@@ -330,9 +338,10 @@ class ChutesOpenCodeLLM:
     def _completed(
         self, items: Iterable[Item], concurrency: int | None
     ) -> AsyncGenerator[QueryResult, None]:
-        places = self.settings.max_processes if concurrency is None else concurrency
+        engine = choose_engine(self._options, single=False)
+        places = default_places(self.settings, engine) if concurrency is None else concurrency
         check_batch(items, places)
-        return completed(items, self._ask, places)
+        return completed(items, partial(self._ask, single=False), places)
 
     async def _runtime(self) -> Runtime:
         """Return this process's engine, catalogue and places; made when first needed."""
@@ -343,9 +352,9 @@ class ChutesOpenCodeLLM:
                 self.settings,
                 self._options.provider,
                 total=self._total(),
+                isolated=self._options.isolation == "prompt",
             )
-            if self._runtimes.setdefault(pid, made) is made and made.binary_warning:
-                self._logger().warning("opencode", warning=made.binary_warning)
+            self._runtimes.setdefault(pid, made)
         return self._runtimes[pid]
 
     def _total(self) -> Budget | None:
@@ -372,22 +381,3 @@ def _with_overrides(settings: Settings | None, overrides: Mapping[str, Any]) -> 
         return load_settings(**overrides)
     given = {name: value for name, value in overrides.items() if value is not None}
     return settings.overridden(**given)
-
-
-def _log_event(log: Any, event: Event) -> None:
-    """Write what an operator wants to know."""
-    if isinstance(event, PromptStarted):
-        log.info("prompt started", model=event.model, engine=event.engine)
-    elif isinstance(event, Retrying):
-        log.warning(
-            f"{event.scope} failed, trying again",
-            attempt=event.attempt,
-            error=str(event.error),
-            wait_seconds=round(event.wait_seconds, 1),
-        )
-    elif isinstance(event, Waiting):
-        log.info("waiting", reason=event.reason)
-    elif isinstance(event, PromptFailed):
-        log.info("prompt failed", error=str(event.error), hint=event.error.hint)
-    elif isinstance(event, Done):
-        log.info("prompt done", seconds=round(event.result.duration_s, 2))

@@ -15,7 +15,7 @@ from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.request import Limits, McpServer, Params, Shape
 from chutes_opencode.settings import Settings
 
-ENGINES = ("run", "auto")
+ENGINES = ("auto", "run", "serve", "direct")
 ISOLATIONS = ("shared", "prompt")
 
 _NOT_OFFERED = "Leave it out: a prompt could not be run, watched or read back with it."
@@ -123,6 +123,12 @@ class Options:
         _check_limits(self.limits)
         _check_relay(self)
         _check_flags(self.extra_cli_args)
+        if self.extra_cli_args and self.engine in ("serve", "direct"):
+            raise ConfigurationError(
+                raw_message=f"engine={self.engine!r} starts no `opencode run`, so there is nothing "
+                "to give extra_cli_args to",
+                hint='Leave extra_cli_args out, or use engine="run".',
+            )
 
 
 def _check_flags(arguments: Sequence[object]) -> None:

@@ -47,6 +47,12 @@ from chutes_opencode.results import Attempt, Exchange, Usage
 
 FIRST_FAILING_STATUS = 400
 TOOL_SERVER = "tool server "
+# The phases of an attempt, as the watchdog names them, and the setting that bounds each.
+_PHASES = {
+    "start": "opencode sent no model request for too long (start_seconds)",
+    "tool": "a tool of the agent ran for too long (tool_seconds)",
+    "finish": "opencode did not end after the model's last answer (finish_seconds)",
+}
 USAGE_TEXT = "opencode run [message"
 
 
@@ -194,7 +200,12 @@ def _find_error(evidence: Evidence, scene: Scene, timeout_seconds: float) -> Ope
     own = [e.refused for e in evidence.exchanges if e.refused and e.parent_session_id is None]
     # The relay says itself what it ended; it also refuses what is no part of the prompt.
     refused = own[-1] if own and not evidence.relayed else None
-    if evidence.ended is not None and evidence.stopped not in ("timeout", "agent"):
+    if evidence.ended is not None and evidence.stopped not in (
+        "timeout",
+        "agent",
+        "crash",
+        *_PHASES,
+    ):
         evidence.ended.exit_code = evidence.returncode
         return evidence.ended
     if evidence.stopped is not None:
@@ -212,10 +223,11 @@ def _find_error(evidence: Evidence, scene: Scene, timeout_seconds: float) -> Ope
 def _stopped(
     evidence: Evidence, upstream: OpenCodeError | None, timeout_seconds: float
 ) -> OpenCodeError:
-    if evidence.stopped == "timeout":
+    if evidence.stopped == "timeout" or evidence.stopped in _PHASES:
+        late = f"the prompt did not end within {timeout_seconds:g} s"
         error: OpenCodeError = PromptTimeoutError(
             exit_code=evidence.returncode,
-            raw_message=f"the prompt did not end within {timeout_seconds:g} s",
+            raw_message=_PHASES.get(evidence.stopped, late),
         )
         error.__cause__ = evidence.ended or upstream
         return error
@@ -224,6 +236,12 @@ def _stopped(
             exit_code=evidence.returncode,
             raw_message="opencode could not read an attached file",
             hint="Check that the images and PDF files are whole.",
+        )
+    if evidence.stopped == "crash":
+        return UnknownOpenCodeError(
+            exit_code=evidence.returncode,
+            raw_message="opencode ended while the prompt ran",
+            stderr=evidence.stderr,
         )
     if evidence.stopped == "guard":
         missed = "a request to the relay" if evidence.relayed else "its guard plugin"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 # It computes what the prompt asks for, if that is arithmetic, else it repeats the prompt.
 SIMULATED_MODEL = "Qwen/Qwen3-32B-TEE"
 STDIN = "-"
+
+
+class Engine(StrEnum):
+    """What runs the prompt."""
+
+    AUTO = "auto"
+    RUN = "run"
+    SERVE = "serve"
+    DIRECT = "direct"
 
 
 def prompt(
@@ -101,6 +111,10 @@ def prompt(
     sample_index: Annotated[
         int, typer.Option(min=0, help="With --cache: another number, another sample.")
     ] = 0,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="run: an opencode for this prompt; direct: a chat without opencode."),
+    ] = Engine.AUTO,
     no_relay: Annotated[
         bool,
         typer.Option(
@@ -140,6 +154,7 @@ def prompt(
         with open_llm(
             model=model,
             provider=provider,
+            engine=engine.value,
             system_message=system,
             params=sampling,
             builtin_tools=not no_tools,

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chutes_opencode.engines.base import Evidence, Observe
+from chutes_opencode.engines.clock import AttemptClock
+from chutes_opencode.engines.commands import Commands, read_text, without_plugins
 from chutes_opencode.engines.seat import Seat, settle, take_seat
 from chutes_opencode.engines.watch import InOrder, Watch
+from chutes_opencode.engines.watchdog import Patience
 from chutes_opencode.engines.wire import GuardWire, Wire, relayed
-from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
+from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.masking import mask
 from chutes_opencode.opencode.binary import Binary
 from chutes_opencode.opencode.config import (
-    KEY_VARIABLE,
     Target,
     build_config,
     key_placeholder,
@@ -29,7 +31,6 @@ from chutes_opencode.opencode.history import import_document
 from chutes_opencode.opencode.sessions import SessionStore
 from chutes_opencode.opencode.transcript import (
     parse_run_error,
-    parse_session_id,
     transcript_from_events,
     transcript_from_export,
     without_log_lines,
@@ -38,17 +39,15 @@ from chutes_opencode.opencode.workspace import (
     Workspace,
     attachment_paths,
     build_environment,
-    clear_locks,
     temporary_workspace,
 )
-from chutes_opencode.process import Command, ProcessTimeout, Supervised, run_to_end
+from chutes_opencode.process import Command, Supervised
 from chutes_opencode.relay.server import Relay, shared_relay
 from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange, Transcript
 
 LOOK_SECONDS = 0.04
-EXPORT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,7 @@ class RunEngine:
         temp_root: Where workspaces are made.
         sessions: Where sessions are kept.
         relay: Returns this process's relay.
+        patience: How long each phase of an attempt may last.
         name: "run".
     """
 
@@ -73,6 +73,7 @@ class RunEngine:
     temp_root: Path
     sessions: SessionStore
     relay: Callable[[], Relay] = shared_relay
+    patience: Patience = field(default_factory=Patience)
     name: str = "run"
 
     async def run(
@@ -83,18 +84,22 @@ class RunEngine:
         terms: Terms | None = None,
     ) -> Evidence:
         """Run one attempt; see `Engine.run`."""
+        if request.hold and not request.keep_session:
+            request = replace(request, keep_session=True)
         try:
             async with AsyncExitStack() as stack:
                 workspace = stack.enter_context(temporary_workspace(self.temp_root))
                 seat = await stack.enter_async_context(
                     take_seat(
                         request,
-                        workspace,
+                        workspace.work,
                         self.sessions,
                         engine=self.name,
                         version=self.binary.version,
                     )
                 )
+                if seat.card is not None and seat.session_id is not None:
+                    await asyncio.to_thread(shutil.copytree, seat.card.data, workspace.data)
                 heard = InOrder(observe)
                 wire = await self._wire(stack, request, terms, workspace, seat, heard)
                 evidence = await self._attempt(request, workspace, seat, wire, heard)
@@ -133,7 +138,7 @@ class RunEngine:
             return GuardWire(request, self.target(), workspace, self.key())
         relay = await asyncio.to_thread(self.relay)
         return await stack.enter_async_context(
-            relayed(relay, request, terms, workspace, seat, observe)
+            relayed(relay, request, terms, workspace, seat, observe, self.patience)
         )
 
     async def _attempt(
@@ -150,27 +155,31 @@ class RunEngine:
         watch = Watch(
             workspace.file("run.out"),
             workspace.file("run.err"),
-            wire.told(heard.observe),
+            wire.told(heard.written),
             relayed=wire.relayed,
         )
         heard.look = watch.look
+        commands = Commands(self.binary, workspace, seat.work_dir, environment)
+        provider = self.target().provider
         returncode, export = -1, None
         try:
             async with asyncio.timeout(request.timeout_seconds) as timeout:
                 session_id = seat.session_id
                 if request.history and session_id is None:
-                    session_id = await self._import(request, workspace, seat, environment)
+                    history = import_document(request, provider, seat.work_dir)
+                    session_id = await commands.import_session(history)
                     since_ms = int(time.time() * 1000)  # the history is dated before its import
                 if session_id is not None:
                     wire.bind(session_id)
-                command = self._run_command(request, workspace, seat, session_id, environment)
-                clock = _Clock(timeout, request.timeout_seconds)
+                command = commands.run(request, provider.id, session_id)
+                clock = AttemptClock(timeout, request.timeout_seconds)
                 returncode = await self._watched(command, watch, wire, clock)
                 if watch.stop is None:
-                    export = await self._export(workspace, environment, seat)
+                    export = await commands.export_session()
         except TimeoutError:
             watch.end("timeout")
         watch.look()
+        heard.end()
         # The books are whole when the way is closed: what was under way is cut and priced.
         await wire.close()
         return self._evidence(
@@ -203,55 +212,11 @@ class RunEngine:
             key=wire.key,
             output_ceiling=output_ceiling(request, target),
         )
-        return environment if wire.plugin else _without_plugins(environment)
+        return environment if wire.plugin else without_plugins(environment)
 
-    def _run_command(
-        self,
-        request: PromptRequest,
-        workspace: Workspace,
-        seat: Seat,
-        session_id: str | None,
-        environment: Mapping[str, str],
-    ) -> Command:
-        # A title, so that opencode does not ask the model for one; the prompt comes on stdin: as
-        # an argument it would be quoted, cut at 128 KiB and seen by everybody.
-        arguments = ["run", "--format", "json", "--title", "prompt", "--thinking"]
-        arguments += ["--model", f"{self.target().provider.id}/{request.model}"]
-        arguments += ["--agent", request.agent_name, "--print-logs", "--log-level", "INFO"]
-        arguments += ["--session", session_id] if session_id else []
-        for path in attachment_paths(workspace, request.attachments):
-            arguments += ["--file", str(path)]
-        return self._command(
-            [*arguments, *request.extra_cli_args],
-            workspace,
-            seat,
-            environment,
-            name="run",
-            stdin=workspace.file("prompt"),
-        )
-
-    def _command(
-        self,
-        arguments: list[str],
-        workspace: Workspace,
-        seat: Seat,
-        environment: Mapping[str, str],
-        *,
-        name: str,
-        stdin: Path | None = None,
-    ) -> Command:
-        # Output goes to files: into a pipe, opencode's is cut at 64 KiB with exit code 0.
-        return Command(
-            argv=(str(self.binary.path), *arguments),
-            env=environment,
-            cwd=seat.work_dir,
-            stdin=stdin,
-            stdout=workspace.file(f"{name}.out"),
-            stderr=workspace.file(f"{name}.err"),
-            workspace=workspace.root,
-        )
-
-    async def _watched(self, command: Command, watch: Watch, wire: Wire, clock: _Clock) -> int:
+    async def _watched(
+        self, command: Command, watch: Watch, wire: Wire, clock: AttemptClock
+    ) -> int:
         """Run the command under the watch's eyes."""
         async with await Supervised.start(command) as process:
             waiting = asyncio.ensure_future(process.wait())
@@ -260,6 +225,8 @@ class RunEngine:
                     await asyncio.wait([waiting], timeout=LOOK_SECONDS)
                     watch.look()
                     clock.wait_with(wire.queued_s())
+                    if phase := wire.overdue():
+                        watch.end(phase)
                     if wire.stopped():
                         watch.end("relay")
                 if watch.stop is not None:
@@ -267,49 +234,6 @@ class RunEngine:
                 return (await waiting).returncode
             finally:
                 waiting.cancel()
-
-    async def _import(
-        self,
-        request: PromptRequest,
-        workspace: Workspace,
-        seat: Seat,
-        environment: Mapping[str, str],
-    ) -> str:
-        """Give opencode the history as a session."""
-        document = import_document(request, self.target().provider, seat.work_dir)
-        source = workspace.file("history.json")
-        source.write_text(json.dumps(document))
-        arguments = ["import", str(source)]
-        command = self._command(arguments, workspace, seat, _pure(environment), name="import")
-        try:
-            done = await run_to_end(command, timeout_seconds=EXPORT_SECONDS)
-        except ProcessTimeout as error:
-            raise UnknownOpenCodeError(raw_message=f"import of the history: {error}") from error
-        clear_locks(workspace)
-        if done.returncode != 0:
-            raise ConfigurationError(
-                exit_code=done.returncode,
-                raw_message=f"opencode refused the history: {_read(command.stderr)[-500:]}",
-            )
-        return str(document["info"]["id"])
-
-    async def _export(
-        self, workspace: Workspace, environment: Mapping[str, str], seat: Seat
-    ) -> object | None:
-        """Read the session back; None when there is none or it cannot be read."""
-        written = _read(workspace.file("run.out"))
-        session_id = parse_session_id(written)
-        if session_id is None or not transcript_from_events(written).messages:
-            return None  # it failed before the model said anything; a second to learn no more
-        command = self._command(
-            ["export", session_id], workspace, seat, _pure(environment), name="export"
-        )
-        try:
-            await run_to_end(command, timeout_seconds=EXPORT_SECONDS)
-            exported: object = json.loads(mask(_read(command.stdout)))
-        except (ProcessTimeout, ValueError):
-            return None  # the event stream tells most of it
-        return exported
 
     def _evidence(
         self,
@@ -323,7 +247,7 @@ class RunEngine:
         since_ms: int,
         started: float,
     ) -> Evidence:
-        stdout = mask(_read(workspace.file("run.out")))
+        stdout = mask(read_text(workspace.file("run.out")))
         transcript = transcript_from_export(export, since_ms=since_ms)
         if not transcript.turns:
             transcript = transcript_from_events(stdout)
@@ -333,7 +257,7 @@ class RunEngine:
             transcript=transcript,
             exchanges=exchanges,
             returncode=returncode,
-            stderr=mask(without_log_lines(_read(workspace.file("run.err")))),
+            stderr=mask(without_log_lines(read_text(workspace.file("run.err")))),
             run_error=parse_run_error(stdout),
             log_errors=tuple(mask(error) for error in watch.log_errors),
             stopped=watch.stop or _unseen(request, transcript, exchanges, stdout),
@@ -343,30 +267,6 @@ class RunEngine:
             relayed=wire.relayed,
             ended=wire.error(),
         )
-
-
-class _Clock:
-    """The attempt's timeout, which begins with the first permit: a queue is nobody's fault."""
-
-    def __init__(self, timeout: asyncio.Timeout, seconds: float) -> None:
-        self._timeout = timeout
-        self._seconds = seconds
-        self._begun = asyncio.get_running_loop().time()
-        self._queued_s: float | None = 0.0
-
-    def wait_with(self, queued_s: float | None) -> None:
-        """Move the end by the wait so far; None: it goes on.
-
-        Args:
-            queued_s: As `Wire.queued_s` tells it.
-        """
-        settled = queued_s is not None and queued_s == self._queued_s
-        if settled or self._timeout.expired():
-            return
-        self._queued_s = queued_s
-        waits = queued_s is None
-        begin = asyncio.get_running_loop().time() if waits else self._begun + (queued_s or 0.0)
-        self._timeout.reschedule(begin + self._seconds)
 
 
 def _unseen(
@@ -379,20 +279,3 @@ def _unseen(
         return "guard"
     # Of an image that it cannot decode opencode says nothing at all.
     return "attachment" if request.attachments and parse_run_error(stdout) is None else None
-
-
-def _pure(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a call that needs neither plugin, config nor key."""
-    dropped = ("OPENCODE_CONFIG", KEY_VARIABLE)
-    return _without_plugins({k: v for k, v in environment.items() if k not in dropped})
-
-
-def _without_plugins(environment: Mapping[str, str]) -> dict[str, str]:
-    return {**environment, "OPENCODE_PURE": "1"}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""

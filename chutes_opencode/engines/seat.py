@@ -1,9 +1,8 @@
-"""Where an attempt of `opencode run` works: the agent's folder, and the kept session, if any."""
+"""Where an attempt works: the agent's folder, and the kept session, if any."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -34,13 +33,20 @@ class Seat:
 @asynccontextmanager
 async def take_seat(
     request: PromptRequest,
-    workspace: Workspace,
+    default: Path,
     sessions: SessionStore,
     *,
     engine: str,
     version: str,
 ) -> AsyncIterator[Seat]:
     """Find or make the session's place and the agent's folder.
+
+    Args:
+        request: What is run.
+        default: The agent's folder where neither request nor session names one.
+        sessions: Where sessions are kept.
+        engine: Name of the engine that keeps and continues them.
+        version: opencode's version.
 
     Raises:
         ConfigurationError: No such folder or session, or one of another engine or version.
@@ -53,18 +59,17 @@ async def take_seat(
             await _take_turn(stack, sessions, request.session_id, request.timeout_seconds)
             card = sessions.find(request.session_id, engine=engine, version=version)
             card.refuse_move(request.keep_session)
-            await asyncio.to_thread(shutil.copytree, card.data, workspace.data)
-            yield Seat(_work_dir(request, Path(card.work_dir)), request.session_id, card)
+            yield Seat(work_folder(request, Path(card.work_dir)), request.session_id, card)
     elif request.keep_session:
         keep = request.keep_session if isinstance(request.keep_session, Path) else None
         card = sessions.place(keep, engine=engine, version=version)
         try:
-            yield Seat(_work_dir(request, Path(card.work_dir)), None, card)
+            yield Seat(work_folder(request, Path(card.work_dir)), None, card)
         except BaseException:
             sessions.discard(card)
             raise
     else:
-        yield Seat(_work_dir(request, workspace.work))
+        yield Seat(work_folder(request, default))
 
 
 def settle(
@@ -99,7 +104,12 @@ async def _take_turn(
         ) from error
 
 
-def _work_dir(request: PromptRequest, default: Path) -> Path:
+def work_folder(request: PromptRequest, default: Path) -> Path:
+    """Return the folder that the request names, else the default.
+
+    Raises:
+        ConfigurationError: It is no folder.
+    """
     folder = request.work_dir or default
     if not folder.is_dir():
         raise ConfigurationError(

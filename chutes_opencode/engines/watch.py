@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from chutes_opencode.engines.base import Observe
-from chutes_opencode.events import Event
+from chutes_opencode.events import Event, RequestStarted, StepEnd
 from chutes_opencode.masking import mask
 from chutes_opencode.opencode.transcript import event_records, json_lines, parse_log_line
 
@@ -46,9 +47,10 @@ class Tail:
 
 
 class InOrder:
-    """Tells what the relay hears, after what opencode has written by then.
+    """Tells what the relay hears, after what opencode has written of the steps before.
 
-    The relay hears a step's text sooner than we read of the tool that the step follows (seen).
+    The relay hears a step's text sooner than we read of the tool that the step follows (seen), and
+    on a busy machine opencode writes of that later still (seen): then the text waits for it.
 
     Attributes:
         observe: Who is told in the end.
@@ -61,6 +63,8 @@ class InOrder:
         self._clock = clock
         self.look: Callable[[], object] = lambda: None
         self._last = -math.inf
+        self._steps: float = 0
+        self._later: deque[Event] = deque()
 
     def __call__(self, event: Event) -> None:
         """Tell an event of the relay's; in a dense stream there is nothing to look for."""
@@ -68,7 +72,28 @@ class InOrder:
         if now - self._last > DENSE_SECONDS:
             self.look()
         self._last = now
+        self._later.append(event)
+        self._tell()
+
+    def written(self, event: Event) -> None:
+        """Tell an event that opencode has written."""
         self.observe(event)
+        if isinstance(event, StepEnd):
+            self._steps += 1
+            self._tell()
+
+    def end(self) -> None:
+        """Tell what still waits: opencode writes nothing more."""
+        self._steps = math.inf
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell what comes before a step whose predecessor opencode has not written of."""
+        while self._later:
+            first = self._later[0]
+            if isinstance(first, RequestStarted) and first.step > self._steps + 1:
+                return
+            self.observe(self._later.popleft())
 
 
 class Watch:

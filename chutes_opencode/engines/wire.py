@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Protocol
 
 from chutes_opencode.engines.base import Observe
 from chutes_opencode.engines.seat import Seat
+from chutes_opencode.engines.watchdog import Patience, Watchdog
 from chutes_opencode.errors import OpenCodeError
 from chutes_opencode.events import Event, ReasoningDelta, TextDelta
 from chutes_opencode.opencode.config import Target, caller_keys, tool_prefix
@@ -23,7 +24,7 @@ from chutes_opencode.opencode.guard import OPENCODE_BODY_KEYS, guard_spec
 from chutes_opencode.opencode.transcript import exchanges_from_guard
 from chutes_opencode.opencode.workspace import Workspace, write_guard
 from chutes_opencode.relay.booking import Booking
-from chutes_opencode.relay.lease import relay_stopped
+from chutes_opencode.relay.lease import Lease, relay_stopped
 from chutes_opencode.relay.server import Relay
 from chutes_opencode.relay.terms import SystemRule, Terms
 from chutes_opencode.request import PromptRequest
@@ -59,6 +60,9 @@ class Wire(Protocol):
     def stopped(self) -> bool:
         """Tell whether there is no way any more, so that opencode can only fail."""
 
+    def overdue(self) -> str | None:
+        """Name the phase of the attempt that has lasted too long; None: none has."""
+
     def queued_s(self) -> float | None:
         """Return the seconds waited for the first permit; None: it waits still."""
 
@@ -75,9 +79,22 @@ class GuardWire:
     relayed = False
 
     def __init__(
-        self, request: PromptRequest, target: Target, workspace: Workspace, key: str
+        self,
+        request: PromptRequest,
+        target: Target,
+        workspace: Workspace,
+        key: str,
+        *,
+        server: bool = False,
     ) -> None:
         """Put the guard into the workspace.
+
+        Args:
+            request: What is run.
+            target: Where its model requests go.
+            workspace: Where opencode lives.
+            key: The provider's.
+            server: Whether it is a server, which reads its config, key included, for each folder.
 
         Raises:
             OpenCodeError: A parameter that cannot be sent.
@@ -87,7 +104,8 @@ class GuardWire:
         self.plugin: Path | None = workspace.guard
         self.agent_prompt = request.system_message
         self._records = workspace.guard.with_name("guard.jsonl")
-        write_guard(workspace, guard_spec(request, target, workspace.attachments))
+        spec = guard_spec(request, target, workspace.attachments)
+        write_guard(workspace, spec | {"server": server})
 
     def exchanges(self) -> tuple[Exchange, ...]:
         """Read what the guard has recorded."""
@@ -106,6 +124,10 @@ class GuardWire:
         """Return False: nobody stands between."""
         return False
 
+    def overdue(self) -> str | None:
+        """Return None: only the whole attempt has its time."""
+        return None
+
     def queued_s(self) -> float | None:
         """Return 0: nobody makes it wait."""
         return 0.0
@@ -119,18 +141,26 @@ class GuardWire:
 
 
 class RelayWire:
-    """By the relay; see `Wire`. Made by `relayed`."""
+    """By the relay; see `Wire`. Made by `relayed` and `booked`."""
 
     relayed = True
     plugin: Path | None = None
 
-    def __init__(self, relay: Relay, key: str, agent_prompt: str | None, booking: Booking) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        key: str,
+        agent_prompt: str | None,
+        booking: Booking,
+        watchdog: Watchdog,
+    ) -> None:
         """Take the booking and what opencode shall be told."""
         self.base_url = relay.url
         self._relay = relay
         self.key = key
         self.agent_prompt = agent_prompt
         self._booking = booking
+        self._watchdog = watchdog
 
     def exchanges(self) -> tuple[Exchange, ...]:
         """Read the relay's books."""
@@ -147,6 +177,10 @@ class RelayWire:
     def stopped(self) -> bool:
         """Tell whether the relay has stopped: nobody is there who could end opencode's wait."""
         return self._booking.ended == "relay" or not self._relay.alive
+
+    def overdue(self) -> str | None:
+        """Ask the watchdog."""
+        return self._watchdog.overdue()
 
     def queued_s(self) -> float | None:
         """Read when the first permit was given."""
@@ -176,8 +210,9 @@ async def relayed(
     workspace: Workspace,
     seat: Seat,
     observe: Observe,
+    patience: Patience,
 ) -> AsyncIterator[RelayWire]:
-    """Lease a way by the relay for one attempt.
+    """Lease a way by the relay for one attempt in a process of its own.
 
     Args:
         relay: Of this process.
@@ -186,38 +221,83 @@ async def relayed(
         workspace: Where opencode lives.
         seat: Where the agent works.
         observe: Is told of deltas, waits and retries.
+        patience: How long each phase may last.
+
+    Raises:
+        ConfigurationError: A dollar limit, and a model whose price is unknown.
+    """
+    marker = new_marker()
+    # A caller's folder is the caller's; ours have another name in each run.
+    ours = (workspace.root,) if request.work_dir else (workspace.root, seat.work_dir)
+    whole = complete_terms(terms, request, marker, ours=ours)
+    if request.attachments:
+        whole = replace(whole, hidden_paths=(str(workspace.attachments),))
+    with relay.lease() as lease:
+        async with booked(
+            relay, lease, request, whole, marker=marker, observe=observe, patience=patience
+        ) as wire:
+            yield wire
+
+
+@asynccontextmanager
+async def booked(
+    relay: Relay,
+    lease: Lease,
+    request: PromptRequest,
+    terms: Terms,
+    *,
+    marker: str | None,
+    observe: Observe,
+    patience: Patience,
+    session_id: str | None = None,
+) -> AsyncIterator[RelayWire]:
+    """Open the books of one attempt on a lease.
+
+    Args:
+        relay: Of this process.
+        lease: Of the opencode that runs it.
+        request: What is run.
+        terms: From `complete_terms`.
+        marker: The agent's prompt in that opencode's config.
+        observe: Is told of deltas, waits and retries, on this loop.
+        patience: How long each phase may last.
+        session_id: opencode's session; None: the first one that asks.
 
     Raises:
         ConfigurationError: A dollar limit, and a model whose price is unknown.
     """
     loop = asyncio.get_running_loop()
-    marker = f"system-{uuid.uuid4().hex}"
-    lease = relay.lease()
+    booking = lease.open(
+        terms, session_id, observe=lambda event: loop.call_soon_threadsafe(observe, event)
+    )
+    prompt = None if request.system_message is None else marker
     try:
-        booking = lease.open(
-            _complete(terms, request, workspace, seat, marker),
-            observe=lambda event: loop.call_soon_threadsafe(observe, event),
-        )
-        prompt = None if request.system_message is None else marker
-        try:
-            yield RelayWire(relay, lease.key, prompt, booking)
-        finally:
-            await booking.aclose()
+        yield RelayWire(relay, lease.key, prompt, booking, Watchdog(booking, patience, request))
     finally:
-        lease.close()
+        await booking.aclose()
 
 
-def _complete(
-    terms: Terms, request: PromptRequest, workspace: Workspace, seat: Seat, marker: str
+def new_marker() -> str:
+    """Return a random agent's prompt, which the relay replaces by the caller's."""
+    return f"system-{uuid.uuid4().hex}"
+
+
+def complete_terms(
+    terms: Terms, request: PromptRequest, marker: str | None, *, ours: Iterable[Path]
 ) -> Terms:
-    message, replay = request.system_message, terms.replay
-    rule = None
-    if message is not None:
-        rule = SystemRule(marker, message, keep_context=request.context)
+    """Fill in what the relay must know of the opencode that will ask.
+
+    Args:
+        terms: The prompt's.
+        request: What is run.
+        marker: The agent's prompt in opencode's config.
+        ours: Folders whose names change from run to run; equal ones for the cache.
+    """
+    rule, replay = None, terms.replay
+    if request.system_message is not None and marker is not None:
+        rule = SystemRule(marker, request.system_message, keep_context=request.context)
     keys = caller_keys(request)
     if replay is not None:
-        # A caller's folder is the caller's; ours have another name in each run.
-        ours = (workspace.root,) if request.work_dir else (workspace.root, seat.work_dir)
         forms = (form for path in map(str, ours) for form in (path, path.lstrip("/")))
         replay = replace(replay, volatile=(*replay.volatile, *forms))
     return replace(
@@ -225,6 +305,5 @@ def _complete(
         system=rule,
         body_keys=None if keys is None else OPENCODE_BODY_KEYS | keys,
         tool_prefixes=tuple(tool_prefix(server.name) for server in request.tools),
-        hidden_paths=(str(workspace.attachments),) if request.attachments else (),
         replay=replay,
     )

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from chutes_opencode.request import McpServer, Params, PromptRequest
 
 # Variable that holds the key; the config only refers to it.
 KEY_VARIABLE = "CHUTES_OPENCODE_LEASE"
+
+# opencode's name for whatever lies outside of the agent's folder.
+OUTSIDE = "external_directory"
 
 SCHEMA_URL = "https://opencode.ai/config.json"
 
@@ -89,7 +93,7 @@ def build_config(
         "default_agent": request.agent_name,
         # Top level, not the agent's: a sub-agent does not inherit the agent's denies (rule 3).
         "permission": permission_rules(request),
-        "mcp": {server.name: _mcp(server) for server in checked_tools(request.tools)},
+        "mcp": {server.name: tool_server_entry(server) for server in checked_tools(request.tools)},
         "plugin": [plugin.as_uri()] if plugin else [],
         "instructions": [str(request.rules_file)] if request.rules_file else [],
         "share": "disabled",
@@ -153,11 +157,52 @@ def permission_rules(request: PromptRequest) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for name, rule in (base | dict(rules)).items():
         merged[name] = _rule(name, rule)
-        if name == "*" and request.builtin_tools and "external_directory" not in rules:
+        if name == "*" and request.builtin_tools and OUTSIDE not in rules:
             # Whatever "*" says: outside of the folder only what is allowed by its own name.
-            merged["external_directory"] = "deny"
+            merged[OUTSIDE] = "deny"
     merged.pop("question", None)
     return merged | {"question": "deny"}
+
+
+def rule_list(rules: Mapping[str, Any], *, outputs: Path | None = None) -> list[dict[str, str]]:
+    """Write permission rules as a session's ruleset; as there, a later one wins.
+
+    Args:
+        rules: From `permission_rules`.
+        outputs: The folder in which opencode keeps tool outputs that it has cut. By itself it lets
+            an agent read them after what the config says, but not after what a session says.
+
+    Returns:
+        Dicts of `permission`, `pattern` and `action`, in the order of the rules.
+    """
+    flat = [
+        {"permission": name, "pattern": pattern, "action": action}
+        for name, rule in rules.items()
+        for pattern, action in (rule if isinstance(rule, Mapping) else {"*": rule}).items()
+    ]
+    if outputs is not None:
+        pattern = str(outputs / "*")
+        flat.append({"permission": OUTSIDE, "pattern": pattern, "action": "allow"})
+    return flat
+
+
+def holds_for_sub_agents(rules: Mapping[str, Any]) -> bool:
+    """Tell whether sub-agents of a session with these rules may do what the session may.
+
+    opencode hands on the denials and what is said of folders outside, but nothing else (seen): of
+    `{"*": "deny", "read": "allow"}` a sub-agent gets "nothing is allowed". Rules in the config hold
+    for all alike.
+
+    Args:
+        rules: From `permission_rules`.
+    """
+    flat = rule_list(rules)
+    about_task = [rule for rule in flat if fnmatchcase("task", rule["permission"])]
+    if about_task and (about_task[-1]["pattern"], about_task[-1]["action"]) == ("*", "deny"):
+        return True  # there will be none
+    first = {"permission": "*", "pattern": "*", "action": "allow"}
+    later = flat[1:] if flat[:1] == [first] else flat
+    return all(rule["action"] == "deny" or rule["permission"] == OUTSIDE for rule in later)
 
 
 def _rule(name: str, rule: Any) -> Any:
@@ -221,7 +266,8 @@ def _all_text(values: Iterable[object]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-def _mcp(server: McpServer) -> dict[str, Any]:
+def tool_server_entry(server: McpServer) -> dict[str, Any]:
+    """Return a tool server as opencode's config and its `POST /mcp` know it."""
     milliseconds = int(server.timeout_seconds * 1000)
     if server.url:
         shape: dict[str, Any] = {"type": "remote", "url": server.url}
@@ -258,6 +304,12 @@ def _asked_model(asked: str, target: Target) -> Model:
     provider = target.provider
     found = find(asked, target.models, provider_id=provider.id, quirks=provider.quirks)
     return replace(found, id=asked) if found else Model(asked)
+
+
+def output_limit(request: PromptRequest, target: Target) -> int:
+    """Return how many output tokens a request asks for at most."""
+    asked = _asked_model(request.model, target)
+    return request.params.max_tokens or output_length(asked, local=target.provider.local)
 
 
 def output_ceiling(request: PromptRequest, target: Target) -> int:
@@ -297,6 +349,15 @@ def body_options(params: Params) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None} | extra
 
 
+def body_values(params: Params) -> dict[str, Any]:
+    """Return the same options under the names that they have in the request body.
+
+    Raises:
+        OpenCodeError: As `body_options`.
+    """
+    return {_RENAMED.get(name, name): value for name, value in body_options(params).items()}
+
+
 def caller_keys(request: PromptRequest) -> frozenset[str] | None:
     """Return the keys of a request body that the caller has set, for whoever drops all others.
 
@@ -309,4 +370,4 @@ def caller_keys(request: PromptRequest) -> frozenset[str] | None:
     """
     if any(word == "--variant" or word.startswith("--variant=") for word in request.extra_cli_args):
         return None
-    return frozenset(_RENAMED.get(name, name) for name in body_options(request.params))
+    return frozenset(body_values(request.params))

@@ -1,10 +1,14 @@
-"""A chat history as a session that opencode can import, so that the model sees real turns. Pure."""
+"""Messages as opencode takes them over, so that the model sees real turns. Pure.
+
+`opencode import` reads a document; a running server is told the events that led to the messages.
+"""
 
 from __future__ import annotations
 
 import secrets
 import string
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +53,55 @@ def import_document(
         "time": {"created": start, "updated": now},
     }
     return {"info": info, "messages": messages}
+
+
+def replay_events(
+    session_id: str, messages: Sequence[Mapping[str, Any]], *, now_ms: int | None = None
+) -> list[dict[str, Any]]:
+    """Write messages as the events by which a running server takes them into an empty session.
+
+    All ids are new: a message whose id the server has seen before would go to the session that has
+    it (seen). They are dated just before now, so that later messages come after them; when the
+    messages were written stays as it is.
+
+    Args:
+        session_id: The session; nothing but its making has happened to it.
+        messages: As the server returns them, `{"info": …, "parts": […]}` each.
+        now_ms: Milliseconds since the epoch.
+
+    Returns:
+        The `events` of `POST /sync/replay`.
+    """
+    now = int(time.time() * 1000) if now_ms is None else now_ms
+    old = [entry["id"] for message in messages for entry in (message["info"], *message["parts"])]
+    start = now - len(old)
+    names = {name: f"{name[:4]}{_identifier(start + n)}" for n, name in enumerate(old)}
+    told: list[tuple[str, dict[str, Any]]] = []
+    for message in messages:
+        info = _renamed(message["info"], names) | {"sessionID": session_id}
+        told.append(("message.updated.1", {"info": info}))
+        for part in message["parts"]:
+            moved = _renamed(part, names) | {"sessionID": session_id}
+            told.append(("message.part.updated.1", {"part": moved, "time": now}))
+    return [
+        {
+            "id": f"evt_{_identifier(now)}",
+            "aggregateID": session_id,
+            "seq": number,  # 0 is the session's making
+            "type": kind,
+            "data": {"sessionID": session_id} | data,
+        }
+        for number, (kind, data) in enumerate(told, start=1)
+    ]
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a copy in which each string that is an old id is the new one."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _renamed(entry, names) for key, entry in value.items()}
+    return [_renamed(entry, names) for entry in value] if isinstance(value, list) else value
 
 
 def _message(

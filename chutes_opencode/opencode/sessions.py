@@ -1,8 +1,9 @@
 """Sessions that outlive their prompt: kept on disk, found by id, used by one call at a time.
 
-A kept session is a folder with opencode's database, the agent's own folder and a card that says
-which engine, host and opencode version made it. A call works on a copy of the database and puts it
-back only when it succeeded, so a failed attempt leaves the session as it was.
+A kept session is a folder with opencode's database (or, from a warm server, a document of its
+messages), the agent's own folder and a card that says which engine, host and opencode version made
+it. A call works on a copy and puts it back only when it succeeded, so a failed attempt leaves the
+session as it was.
 """
 
 from __future__ import annotations
@@ -49,8 +50,13 @@ class SessionCard:
 
     @property
     def data(self) -> Path:
-        """The folder of the session's database."""
+        """The folder of the session's database or document."""
         return Path(self.folder) / "data"
+
+    @property
+    def document(self) -> Path:
+        """The file of the session's messages, where the engine keeps these."""
+        return self.data / "session.json"
 
     def refuse_move(self, keep: bool | Path) -> None:
         """Refuse another folder than the one that the session is kept in.
@@ -71,6 +77,15 @@ class SessionStore:
     def __init__(self, root: Path) -> None:
         """Name the folder; it is made when a session is kept."""
         self._root = root
+
+    def engine_of(self, session_id: str) -> str | None:
+        """Tell which engine a session is bound to; None: it is not kept here.
+
+        Raises:
+            ConfigurationError: That is no session id.
+        """
+        card = self._read(session_id)
+        return card.engine if card else None
 
     def find(self, session_id: str, *, engine: str, version: str) -> SessionCard:
         """Look a session up.
@@ -129,11 +144,13 @@ class SessionStore:
         shutil.copytree(data, fresh, ignore=shutil.ignore_patterns("log"))
         remove_tree(str(card.data))
         fresh.rename(card.data)
-        self._root.mkdir(parents=True, exist_ok=True)
-        entry = self._entry(session_id)
-        draft = entry.with_name(f"{entry.name}.{os.getpid()}")
-        draft.write_text(json.dumps(asdict(card)))
-        draft.replace(entry)
+        self._enter(session_id, card)
+
+    def keep_document(self, session_id: str, card: SessionCard, text: str) -> None:
+        """Write a session's document, in place of the one before."""
+        card.data.mkdir(parents=True, exist_ok=True)
+        _write_whole(card.document, text)
+        self._enter(session_id, card)
 
     def forget(self, session_id: str) -> None:
         """Remove a session; nothing happens when it is not kept."""
@@ -171,11 +188,22 @@ class SessionStore:
         except (OSError, ValueError, TypeError):
             return None
 
+    def _enter(self, session_id: str, card: SessionCard) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        _write_whole(self._entry(session_id), json.dumps(asdict(card)))
+
     def _entry(self, session_id: str) -> Path:
         return self._root / f"{session_id}.json"
 
     def _lock_file(self, session_id: str) -> Path:
         return self._root / f"{session_id}.lock"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that whoever reads it, even after a crash, finds the old one or the new."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def _check_id(session_id: str) -> None:

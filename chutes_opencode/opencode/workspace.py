@@ -124,10 +124,13 @@ def temporary_workspace(temp_root: Path) -> Iterator[Workspace]:
             raw_message=f"the temporary folder {temp_root} cannot be written: {error}",
             hint="Make it writable, free some space, or set TMPDIR to another folder.",
         ) from error
+    owner = os.getpid()
     try:
         yield workspace
     finally:
-        remove_tree(str(root))
+        # A forked child closes its copy of this generator when it exits; the folder is not its own.
+        if os.getpid() == owner:
+            remove_tree(str(root))
 
 
 def _lay_out(workspace: Workspace) -> None:

@@ -18,8 +18,10 @@ const native = typeof spec.nativeRoot === "string"
 const ending = spec.finish && new RegExp(spec.finish.pattern)
 
 const secret = process.env[spec.keyVariable]
-// opencode has read its config by now; the shell commands of its agent need not see the key.
-delete process.env[spec.keyVariable]
+// opencode has read its config by now; the shell commands of its agent need not see the key. A server
+// reads it anew, and makes this plugin anew, for each folder.
+if (!spec.server) delete process.env[spec.keyVariable]
+let guarding = false
 
 let requests = 0
 let failures = 0
@@ -183,7 +185,7 @@ function isModelRequest(url, init) {
   return url === spec.completionsUrl && typeof init?.body === "string"
 }
 
-export const Guard = async () => {
+function guardFetch() {
   const original = globalThis.fetch
   const guarded = async (input, init) => {
     const url = typeof input === "string" ? input : (input.url ?? String(input))
@@ -191,6 +193,11 @@ export const Guard = async () => {
     return await exchange((body) => original(input, { ...init, body }), init)
   }
   globalThis.fetch = Object.assign(guarded, original)
+}
+
+export const Guard = async () => {
+  if (!guarding) guardFetch()
+  guarding = true
   return {
     // A native package takes sampling values only here, before it builds its body.
     "chat.params": async (_input, output) => {

@@ -1,0 +1,260 @@
+"""ServeEngine: a session per prompt on a warm `opencode serve`, which many prompts share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from chutes_opencode.engines.base import Evidence, Observe
+from chutes_opencode.engines.kept import Copy, KeptSessions, drop
+from chutes_opencode.engines.leftovers import end_leftovers
+from chutes_opencode.engines.plans import Plans
+from chutes_opencode.engines.pool import ServerPool
+from chutes_opencode.engines.seat import Seat, take_seat
+from chutes_opencode.engines.server import Server
+from chutes_opencode.engines.turn import Seated, Turn
+from chutes_opencode.engines.watchdog import TOOL_FINISHES, Patience
+from chutes_opencode.engines.wire import GuardWire, Wire, booked, complete_terms
+from chutes_opencode.errors import ConfigurationError, PromptTimeoutError
+from chutes_opencode.opencode.api import ApiError, ServerGoneError
+from chutes_opencode.opencode.config import Target, body_values
+from chutes_opencode.opencode.sessions import SessionStore
+from chutes_opencode.relay.server import Relay, shared_relay
+from chutes_opencode.relay.terms import Terms
+from chutes_opencode.request import PromptRequest
+from chutes_opencode.results import Exchange
+
+TIDY_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class _Stage:
+    """A prompt's place on a server, from its first turn to its last.
+
+    Attributes:
+        server: The server.
+        copy: The session.
+        seat: Its folder, and where it is kept.
+        guard: The wire of a server that talks to the provider itself.
+        shells: Sessions whose shells may have left something running.
+        kept: Whether the session outlives the prompt.
+    """
+
+    server: Server
+    copy: Copy
+    seat: Seat
+    guard: GuardWire | None = None
+    shells: set[str] = field(default_factory=set)
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServeEngine:
+    """Runs each prompt in a session of its own on a warm server.
+
+    Without the relay a prompt gets a server of its own: only one prompt can be bounded by the
+    guard plugin, which sits inside of opencode.
+
+    Attributes:
+        target: Returns where model requests go, with the models of now.
+        key: Returns the provider key, for prompts without the relay.
+        pool: Returns this process's servers.
+        plans: Which server a prompt needs.
+        sessions: Where sessions are kept.
+        kept: How they come to a server and back.
+        isolated: Whether each prompt gets a server of its own.
+        relay: Returns this process's relay.
+        patience: How long each phase of an attempt may last.
+        name: "serve".
+    """
+
+    target: Callable[[], Target]
+    key: Callable[[], str]
+    pool: Callable[[], ServerPool]
+    plans: Plans
+    sessions: SessionStore
+    kept: KeptSessions
+    isolated: bool = False
+    relay: Callable[[], Relay] = shared_relay
+    patience: Patience = field(default_factory=Patience)
+    name: str = "serve"
+    _held: dict[str, tuple[AsyncExitStack, _Stage]] = field(default_factory=dict)
+    _tidying: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(
+        self,
+        request: PromptRequest,
+        observe: Observe,
+        accept: Callable[[Evidence], bool],
+        terms: Terms | None = None,
+    ) -> Evidence:
+        """Run one attempt; see `Engine.run`."""
+        if request.session_id in self._held:
+            return await self._turn(request, self._held[request.session_id][1], observe, terms)
+        if terms is None and request.hold and not request.keep_session:
+            request = replace(request, keep_session=True)  # the next turn has another server
+        try:
+            async with AsyncExitStack() as stack:
+                stage = await self._begin(stack, request, terms)
+                evidence = await self._turn(request, stage, observe, terms)
+                if stage.seat.card is not None:
+                    accepted = accept(evidence)
+                    await self.kept.settle(stage.copy, stage.seat, request, accepted=accepted)
+                    stage.kept = accepted and bool(request.keep_session)
+                elif request.hold and accept(evidence):
+                    self._held[stage.copy.public_id] = (stack.pop_all(), stage)
+                return evidence
+        except ServerGoneError as error:
+            return Evidence(stopped="crash", stderr=str(error), relayed=terms is not None)
+        except ApiError as error:
+            raise ConfigurationError(raw_message=f"opencode serve refused: {error}") from error
+        except OSError as error:
+            raise ConfigurationError(
+                raw_message=f"opencode could not be run: {error}",
+                hint="Check that the opencode binary and work_dir can be used and the disk has "
+                "space.",
+            ) from error
+
+    async def forget(self, session_id: str) -> None:
+        """Remove a kept session; see `Engine.forget`."""
+        held = self._held.pop(session_id, None)
+        if held is not None:
+            await held[0].aclose()
+        else:
+            await self.kept.forget(session_id)
+
+    async def close(self) -> None:
+        """End the servers that only this engine uses."""
+        for session_id in tuple(self._held):
+            await self.forget(session_id)
+        if self._tidying:
+            await asyncio.wait(self._tidying, timeout=TIDY_SECONDS)
+        await self.pool().detach(self)
+
+    # --- the stage -------------------------------------------------------------------------------
+
+    async def _begin(
+        self, stack: AsyncExitStack, request: PromptRequest, terms: Terms | None
+    ) -> _Stage:
+        """Find server, folder and session.
+
+        Raises:
+            PromptTimeoutError: That took longer than the whole attempt may.
+        """
+        try:
+            async with asyncio.timeout(request.timeout_seconds) as timeout:
+                return await self._take_stage(stack, request, terms)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            seconds = request.timeout_seconds
+            raise PromptTimeoutError(
+                raw_message=f"no opencode server was ready within {seconds:g} s"
+            ) from None
+
+    async def _take_stage(
+        self, stack: AsyncExitStack, request: PromptRequest, terms: Terms | None
+    ) -> _Stage:
+        seat = None
+        if request.session_id or request.keep_session:
+            seat = await stack.enter_async_context(self._seat(request))
+            request = replace(request, work_dir=seat.work_dir)
+        wires: list[GuardWire] = []
+        if terms is None:
+            plan, wires = self.plans.guarded(request, self.target(), self.key())
+        else:
+            relay = await asyncio.to_thread(self.relay)
+            plan = self.plans.shared(request, self.target(), relay)
+            plan = replace(plan, exclusive=True) if self.isolated else plan
+        server = await stack.enter_async_context(self.pool().server(plan, self))
+        folder = await stack.enter_async_context(server.folders.place(request))
+        seat = seat or Seat(folder)
+        copy = await self.kept.begin(request, server, seat, folder)
+        stage = _Stage(server, copy, seat, wires[0] if wires else None)
+        stack.push_async_callback(self._leave, stage)
+        return stage
+
+    def _seat(self, request: PromptRequest) -> AbstractAsyncContextManager[Seat]:
+        store, version = self.sessions, self.plans.binary.version
+        # The folder of a session that is kept stands on its card.
+        return take_seat(request, Path(), store, engine=self.name, version=version)
+
+    async def _leave(self, stage: _Stage) -> None:
+        """End what the prompt's tools have left, and delete the session while others go on."""
+        if stage.shells:
+            await end_leftovers(stage.shells)
+        if not stage.kept:
+            task = asyncio.create_task(drop(stage.copy))
+            self._tidying.add(task)
+            task.add_done_callback(self._tidying.discard)
+
+    # --- a turn ----------------------------------------------------------------------------------
+
+    async def _turn(
+        self, request: PromptRequest, stage: _Stage, observe: Observe, terms: Terms | None
+    ) -> Evidence:
+        """Run one prompt on the stage's session."""
+        copy = stage.copy
+        kept = stage.seat.work_dir if request.keep_session else None
+        seated = Seated(
+            stage.server,
+            self.target().provider.id,
+            copy.session_id,
+            copy.public_id,
+            before=copy.before,
+            work_dir=request.work_dir or kept,
+            price=None if terms is None else terms.prices.get(request.model),
+        )
+        turn = Turn(request, seated, observe, relayed=stage.guard is None)
+        async with AsyncExitStack() as stack:
+            wire: Wire = stage.guard or await self._book(stack, request, stage, terms, turn)
+            try:
+                evidence = await turn.run(wire)
+            finally:
+                stage.shells |= _shells(wire.exchanges(), copy.session_id)
+        stage.copy = replace(copy, before=copy.before + len(turn.rows))
+        return evidence
+
+    async def _book(
+        self,
+        stack: AsyncExitStack,
+        request: PromptRequest,
+        stage: _Stage,
+        terms: Terms | None,
+        turn: Turn,
+    ) -> Wire:
+        """Open the books of a turn."""
+        server, copy = stage.server, stage.copy
+        assert terms is not None
+        assert server.lease is not None
+        mine = () if request.work_dir else (copy.directory,)
+        values = body_values(request.params)
+        if request.params.max_tokens is not None:
+            values["max_tokens"] = request.params.max_tokens
+        whole = complete_terms(
+            replace(terms, body_values=values, history=copy.history),
+            request,
+            server.marker,
+            ours=(server.workspace.root, *mine),
+        )
+        way = booked(
+            await asyncio.to_thread(self.relay),
+            server.lease,
+            request,
+            whole,
+            marker=server.marker,
+            observe=turn.telling.hear,
+            patience=self.patience,
+            session_id=copy.session_id,
+        )
+        return await stack.enter_async_context(way)
+
+
+def _shells(exchanges: tuple[Exchange, ...], session_id: str) -> set[str]:
+    """Return the sessions whose tools may have left something running."""
+    if not any(exchange.finish_reason in TOOL_FINISHES for exchange in exchanges):
+        return set()
+    return {session_id, *(e.session_id for e in exchanges if e.session_id)}
