@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from chutes_opencode import OpenCodeNotFoundError, Simulator, load_settings
 from chutes_opencode.opencode.binary import find_binary
 from chutes_opencode.process import SUPERVISOR
 from chutes_opencode.supervisor import WORKSPACE_MARKER
+from tests import patience
 
 OURS = ("CHUTES_", "OPENCODE_", "XDG_")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -111,13 +111,10 @@ def _is_supervisor(process: psutil.Process) -> bool:
 
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    """Wait for a condition; fail if it does not come true in time."""
+    """Wait for a condition, not too often: to look for processes is work."""
 
-    def wait(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds:g} s"
-            time.sleep(0.1)
+    def wait(condition: Callable[[], Any]) -> None:
+        patience.wait_until(condition, pause=0.1)
 
     return wait
 

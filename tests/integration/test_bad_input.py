@@ -57,7 +57,7 @@ ARGUMENTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ConfigurationError,
         "max_requests",
     ),
-    "engine": (prompting(engine="serve"), ConfigurationError, "engine"),
+    "engine": (prompting(engine="fast"), ConfigurationError, "engine"),
     "provider": (prompting(provider="nobody"), ConfigurationError, "nobody"),
     "relay": (prompting(relay="yes"), ConfigurationError, "relay"),
     "cost limit without the relay": (

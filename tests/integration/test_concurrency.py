@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from chutes_opencode import ChutesOpenCodeLLM, Done, Event, QueryResult, Simulator
+from tests.patience import PROCESS_SECONDS
 
 # 200 are asked for in the issue; each takes three seconds of two cores.
 PROMPTS = int(os.environ.get("CHUTES_OPENCODE_TEST_PROMPTS", "24"))
@@ -57,7 +58,7 @@ def test_eight_fresh_processes_at_once_in_an_empty_home(
     (tmp_path / "empty").mkdir()
 
     running = [run_python(ONE, f"marker-{n}", HOME=str(tmp_path / "empty")) for n in range(8)]
-    said = [process.communicate(timeout=100) for process in running]
+    said = [process.communicate(timeout=PROCESS_SECONDS) for process in running]
 
     assert [out for out, _ in said] == [f"marker-{n}\n" for n in range(8)], said
     assert [process.returncode for process in running] == [0] * 8
@@ -82,7 +83,7 @@ def test_a_fork_and_a_running_event_loop_are_fine(
 ) -> None:
     process = run_python(code)
 
-    said, complaint = process.communicate(timeout=60)
+    said, complaint = process.communicate(timeout=PROCESS_SECONDS)
 
     assert sorted(said.split()) == wanted, complaint
     assert process.returncode == 0
@@ -104,7 +105,7 @@ class Instance:
         return file.read_text()
 
 
-@pytest.mark.timeout(60 + 6 * PROMPTS)
+@pytest.mark.timeout(600 + 60 * PROMPTS)
 def test_every_prompt_has_its_own_result_usage_log_and_session(
     simulator: Simulator, tmp_path: Path
 ) -> None:

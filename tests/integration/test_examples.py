@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from chutes_opencode import Simulator
+from tests.patience import PROCESS_SECONDS
 
-pytestmark = pytest.mark.timeout(240)  # five real prompts, one after the other
+pytestmark = pytest.mark.timeout(6 * PROCESS_SECONDS)  # five real prompts, one after the other
 
 BOUNDED = Path(__file__).parents[2] / "configs" / "bounded.py"
 ANSWER = re.compile(r"42   \((.*), (.*), (.*) USD\)")
@@ -23,7 +24,7 @@ def run_bounded(run_python: Callable[..., subprocess.Popen[str]]) -> Callable[[]
 
     def run() -> list[str]:
         running = run_python(BOUNDED.read_text(encoding="utf-8"))
-        said, complaints = running.communicate(timeout=180)
+        said, complaints = running.communicate(timeout=5 * PROCESS_SECONDS)
         assert running.returncode == 0, complaints
         return said.splitlines()
 

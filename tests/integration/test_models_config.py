@@ -25,6 +25,7 @@ from chutes_opencode.opencode.export import export_block, render_block
 from chutes_opencode.opencode.workspace import Workspace, build_environment, temporary_workspace
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.runtime import Runtime
+from tests.patience import PROCESS_SECONDS, WAIT_SECONDS
 
 Start = Callable[..., Simulator]
 
@@ -67,7 +68,7 @@ def listed(opencode: Path, place: Workspace, *arguments: str, **variables: str) 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PROCESS_SECONDS,
         check=True,
     )
     return shown.stdout.splitlines()
@@ -77,8 +78,9 @@ def synced_target() -> Target:
     """Return where a run sends its requests, with the models that it would be told."""
     runtime = Runtime.make(load_settings(), find_provider("chutes"))
     background.Job(runtime.resolve("a/b/c/d")).result()
-    assert isinstance(runtime.engine, RunEngine)
-    return runtime.engine.target()
+    engine = background.Job(runtime.engines.get("run")).result()
+    assert isinstance(engine, RunEngine)
+    return engine.target()
 
 
 def write_config(place: Workspace, target: Target, model: str) -> None:
@@ -114,7 +116,7 @@ def test_opencode_lists_exactly_the_filtered_synced_models(
 def _get(url: str) -> Any:
     import httpx
 
-    return httpx.get(url, trust_env=False).json()
+    return httpx.get(url, trust_env=False, timeout=WAIT_SECONDS).json()
 
 
 def test_a_string_that_is_no_id_of_the_list_is_a_model_of_its_own(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chutes_opencode import ChutesOpenCodeLLM, Simulator
+from tests.patience import PROCESS_SECONDS, WAIT_SECONDS
 
 LOOPBACK_ONLY = """
 import array, fcntl, os, socket, struct
@@ -37,7 +38,9 @@ def test_everything_works_where_there_is_only_the_loopback(
     if subprocess.run([*launcher, "true"], capture_output=True, check=False).returncode != 0:
         launcher = ("unshare", "--user", "--map-root-user", "--net")
 
-    said, complaint = run_python(LOOPBACK_ONLY, launcher=launcher).communicate(timeout=60)
+    said, complaint = run_python(LOOPBACK_ONLY, launcher=launcher).communicate(
+        timeout=PROCESS_SECONDS
+    )
 
     assert said == "True 2 well\n", complaint
 
@@ -54,7 +57,7 @@ def proxy() -> Iterator[tuple[str, list[bytes]]]:
             except OSError:
                 return
             with connection:
-                connection.settimeout(5)
+                connection.settimeout(WAIT_SECONDS)
                 notes.append(connection.recv(65536))
                 connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
 

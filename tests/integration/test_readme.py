@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chutes_opencode import Simulator
+from tests.patience import PROCESS_SECONDS
 
 README = Path(__file__).parents[2] / "README.md"
 MAX_LINES = 15
@@ -22,7 +23,7 @@ def test_hello_world_answers(
 ) -> None:
     hello = python_examples()[0]
 
-    said, complaints = run_python(hello).communicate(timeout=60)
+    said, complaints = run_python(hello).communicate(timeout=PROCESS_SECONDS)
 
     assert len(hello.splitlines()) <= MAX_LINES
     assert complaints == ""

@@ -76,7 +76,7 @@ config=$(sed -n 's/^OPENCODE_CONFIG=//p' loot/opencode.environ)
 url=$(grep -o 'http://127.0.0.1:[0-9]*/v1' "$config")
 body='{"model": "sim/script", "messages": [{"role": "user", "content": "forged"}]}'
 ask() {
-    curl -s -m 10 -o loot/answer -w "%{http_code} " "$url/chat/completions" -d "$body" "$@"
+    curl -s -m 100 -o loot/answer -w "%{http_code} " "$url/chat/completions" -d "$body" "$@"
     cat loot/answer; echo
 }
 ask -H "authorization: Bearer $lease" -H 'x-session-id: ses_forged'

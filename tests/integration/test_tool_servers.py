@@ -17,6 +17,7 @@ import uvicorn
 from mcp.server import MCPServer
 
 from chutes_opencode import ChutesOpenCodeLLM, McpServer, Simulator, ToolServerError
+from tests.patience import WAIT_SECONDS
 
 LOCAL = """
 import os
@@ -73,7 +74,10 @@ def test_servers_by_name_hostname_port_and_by_command_are_called(
 ) -> None:
     node = SimpleNamespace(name="my.tools", hostname="127.0.0.1", port=urlsplit(remote).port)
     local = McpServer(
-        "local", command=(sys.executable, "-c", LOCAL), environment={"MARK": "!{env:HOME}"}
+        "local",
+        command=(sys.executable, "-c", LOCAL),
+        environment={"MARK": "!{env:HOME}"},
+        timeout_seconds=WAIT_SECONDS,
     )
     llm = ChutesOpenCodeLLM("sim/script", tools=[node, local], builtin_tools=False, retries=1)
 
@@ -136,4 +140,4 @@ def test_a_server_that_is_not_there_is_an_error_before_anything_is_spent(
     assert not [r for r in simulator.requests if r.path != "/v1/models"]
     assert raised.value.result is not None
     assert (raised.value.result.usage.num_requests, raised.value.result.cost_usd) == (0, 0.0)
-    assert raised.value.result.duration_s < 30
+    assert raised.value.result.duration_s < 300

@@ -46,7 +46,7 @@ def bodies(simulator: Simulator) -> list[Any]:
         ("endless-tools", LimitExceededError, 4),
     ],
 )
-def test_a_fault_ends_in_its_class_and_soon(
+def test_a_fault_ends_in_its_class_after_so_many_requests(
     simulator: Simulator, fault: str, error: type[OpenCodeError], sent: int
 ) -> None:
     llm = ChutesOpenCodeLLM(
@@ -59,7 +59,6 @@ def test_a_fault_ends_in_its_class_and_soon(
     assert type(raised.value) is error
     assert raised.value.result is not None
     assert len(bodies(simulator)) == raised.value.result.usage.num_requests == sent
-    assert raised.value.result.duration_s < 15
 
 
 def test_a_step_is_tried_retries_times_in_all(start_simulator: StartSimulator) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from chutes_opencode.catalog.discovery import Fetched
 from chutes_opencode.catalog.lookup import ModelLookup
 from chutes_opencode.catalog.models import Model
 from chutes_opencode.catalog.providers import Provider
+from chutes_opencode.engine_set import EngineSet
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.events import TextDelta
 from chutes_opencode.relay.terms import Terms
@@ -72,7 +74,32 @@ class EchoEngine:
         self.closed += 1
 
 
-def set_up_echo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> EchoEngine:
+class OneEngine:
+    """A set of engines that has one for all prompts."""
+
+    def __init__(self, engine: Any, places: int, warning: str = "") -> None:
+        self.engine = engine
+        self._slots = asyncio.Semaphore(places)
+        self._warning = warning
+
+    def choose(self, *_args: object, **_options: object) -> str:
+        return "fake"
+
+    async def get(self, _name: str) -> Any:
+        return self.engine
+
+    def slots(self, _name: str) -> asyncio.Semaphore:
+        return self._slots
+
+    def take_warning(self) -> str:
+        warning, self._warning = self._warning, ""
+        return warning
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+
+def set_up_echo(folder: Path, monkeypatch: pytest.MonkeyPatch, warning: str = "") -> EchoEngine:
     """Give every instance this engine; nothing of the developer's environment is seen."""
     for name in ("CHUTES_API_KEY", "CHUTES_API_TOKEN_FILE", "OPENCODE_BIN"):
         monkeypatch.delenv(name, raising=False)
@@ -89,7 +116,8 @@ def set_up_echo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> EchoEngine:
     def make(settings: Settings, provider: Provider, **_options: object) -> Runtime:
         cache = Cache(folder, provider.id, settings.base_url)
         catalog = ModelLookup(provider, settings.base_url, cache=cache, fetch=fetch)
-        return Runtime(settings, provider, made, catalog, asyncio.Semaphore(2))
+        engines = cast("EngineSet", OneEngine(made, 2, warning))
+        return Runtime(settings, provider, engines, catalog)
 
     monkeypatch.setattr(Runtime, "make", make)
     return made

@@ -12,8 +12,7 @@ import pytest
 
 from chutes_opencode import background
 from chutes_opencode.background import Job, loop
-
-SECONDS = 10.0
+from tests.patience import WAIT_SECONDS
 
 
 class Work:
@@ -46,10 +45,10 @@ def busy_loop() -> Iterator[Callable[[], None]]:
 
     def hold() -> None:
         shut.set()
-        assert gate.wait(SECONDS)
+        assert gate.wait(WAIT_SECONDS)
 
     loop().call_soon_threadsafe(hold)
-    assert shut.wait(SECONDS)
+    assert shut.wait(WAIT_SECONDS)
     yield gate.set
     gate.set()
 
@@ -103,7 +102,7 @@ def test_all_work_runs_on_one_loop_in_one_thread() -> None:
 
 def test_a_cancelled_job_has_cleaned_up_when_cancel_returns(work: Work) -> None:
     job = Job(work())
-    assert work.began.wait(SECONDS)
+    assert work.began.wait(WAIT_SECONDS)
 
     job.cancel()
 
@@ -124,7 +123,7 @@ def test_a_finished_job_is_not_cancelled() -> None:
 def test_a_cancelled_join_has_cleaned_up_when_it_raises(work: Work) -> None:
     async def main() -> None:
         joining = asyncio.create_task(Job(work()).join())
-        await asyncio.to_thread(work.began.wait, SECONDS)
+        await asyncio.to_thread(work.began.wait, WAIT_SECONDS)
 
         joining.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -140,7 +139,7 @@ def test_an_interrupt_ends_the_job_before_it_is_raised(
 ) -> None:
     """Ctrl-C arrives in the thread that waits for the result."""
     job = Job(work())
-    assert work.began.wait(SECONDS)
+    assert work.began.wait(WAIT_SECONDS)
 
     def interrupted(*_args: object) -> None:
         raise KeyboardInterrupt
@@ -161,7 +160,7 @@ def in_time(act: Callable[[], object]) -> bool:
     """Run `act` in a thread; tell whether it ended within a few seconds."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
-    thread.join(SECONDS)
+    thread.join(WAIT_SECONDS)
     return not thread.is_alive()
 
 
@@ -188,7 +187,7 @@ def test_a_join_that_is_cancelled_before_the_job_began_ends_at_once(
         await asyncio.sleep(0)
         busy_loop()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(joining, SECONDS)
+            await asyncio.wait_for(joining, WAIT_SECONDS)
 
     asyncio.run(main())
     assert not work.began.is_set()
@@ -207,7 +206,7 @@ def test_a_job_that_will_not_end_is_given_up_on(monkeypatch: pytest.MonkeyPatch)
                 continue
 
     job = Job(stubborn())
-    assert began.wait(SECONDS)
+    assert began.wait(WAIT_SECONDS)
 
     job.cancel()
 
@@ -233,7 +232,7 @@ def test_what_still_runs_at_exit_is_ended(work: Work, monkeypatch: pytest.Monkey
     monkeypatch.setattr("atexit.register", lambda *call: exits.append(call))
     ending = loop()
     Job(work())
-    assert work.began.wait(SECONDS)
+    assert work.began.wait(WAIT_SECONDS)
 
     ((at_exit, pid),) = exits
     at_exit(pid)
@@ -272,4 +271,4 @@ def wait_until_stopped(ending: asyncio.AbstractEventLoop) -> None:
         while ending.is_running():
             await asyncio.sleep(0.001)
 
-    asyncio.run(asyncio.wait_for(watch(), SECONDS))
+    asyncio.run(asyncio.wait_for(watch(), WAIT_SECONDS))

@@ -17,6 +17,7 @@ from chutes_opencode.errors import (
     ServerError,
 )
 from chutes_opencode.results import QueryResult, Usage
+from tests.patience import WAIT_SECONDS
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ class Asker:
 
 
 async def in_time(work: Awaitable[T]) -> T:
-    return await asyncio.wait_for(work, 10)
+    return await asyncio.wait_for(work, WAIT_SECONDS)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -178,7 +179,7 @@ def test_items_may_block_without_blocking_the_loop() -> None:
     loop_went_on = threading.Event()
 
     def items() -> Iterator[str]:
-        assert loop_went_on.wait(10)
+        assert loop_went_on.wait(WAIT_SECONDS)
         yield "a"
 
     async def main() -> list[QueryResult]:
@@ -200,7 +201,7 @@ def test_a_result_does_not_wait_for_the_next_item() -> None:
 
     def items() -> Iterator[str]:
         yield "a"
-        assert answered.wait(5), "the first result was held back"
+        assert answered.wait(WAIT_SECONDS), "the first result was held back"
         yield "b"
 
     async def main() -> list[str]:

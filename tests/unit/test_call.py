@@ -358,9 +358,9 @@ def test_no_attempt_begins_without_a_request_left() -> None:
 def test_an_attempt_gets_no_more_time_than_the_call_has_left() -> None:
     stage = Stage(said())
 
-    stage.run(timeout_seconds=600, deadline_seconds=5)
+    stage.run(timeout_seconds=6000, deadline_seconds=5000)
 
-    assert 4 < stage.engine.requests[0].timeout_seconds <= 5
+    assert 4000 < stage.engine.requests[0].timeout_seconds <= 5000
 
 
 def test_a_timeout_tells_the_time_that_there_was() -> None:

@@ -15,6 +15,7 @@ from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Message, QueryResult, TextPart, Transcript
 from chutes_opencode.retry import RetryPolicy
+from tests.patience import WAIT_SECONDS
 
 ANSWER = Evidence(Transcript("s", (Message("assistant", (TextPart("42"),), finish_reason="stop"),)))
 
@@ -72,7 +73,7 @@ async def until(condition: Callable[[], object]) -> None:
         while not condition():
             await asyncio.sleep(0)
 
-    await asyncio.wait_for(poll(), 10)
+    await asyncio.wait_for(poll(), WAIT_SECONDS)
 
 
 def test_no_more_calls_run_than_there_are_places() -> None:

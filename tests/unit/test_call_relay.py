@@ -187,7 +187,7 @@ def test_the_deadline_is_the_calls() -> None:
     first, second = engine.terms
     assert first.deadline == second.deadline
     assert first.deadline is not None
-    assert before + 49 < first.deadline <= time.monotonic() + 50
+    assert before + 50 <= first.deadline <= time.monotonic() + 50
 
 
 def test_a_repair_gets_what_the_answer_left() -> None:
@@ -287,13 +287,15 @@ def test_a_prompt_that_was_replayed_says_so() -> None:
 
 
 def test_the_wait_for_the_first_permit_is_told() -> None:
+    before = time.monotonic()
+
     result = run(Engine(said(queued_s=1.5)))
 
-    assert 1.5 <= result.queued_s < 2
+    assert 1.5 <= result.queued_s <= 1.5 + (time.monotonic() - before)
 
 
 def test_only_the_first_attempts_wait_is_the_queue() -> None:
     first = failure(1)
-    late = said(queued_s=9.0)
+    late = said(queued_s=9000.0)
 
-    assert run(Engine(first, late)).queued_s < 1
+    assert run(Engine(first, late)).queued_s < 9000

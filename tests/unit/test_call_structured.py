@@ -41,7 +41,11 @@ class Sessions:
     ) -> Evidence:
         self.requests.append(request)
         evidence = self.answers.pop(0)
-        if accept(evidence) and request.keep_session and evidence.transcript.session_id:
+        if (
+            accept(evidence)
+            and (request.hold or request.keep_session)
+            and evidence.transcript.session_id
+        ):
             self.kept.add(evidence.transcript.session_id)
         return evidence
 
@@ -141,7 +145,7 @@ def test_a_session_that_nobody_wanted_is_forgotten(answers: tuple[str, ...]) -> 
 
     run(engine)
 
-    assert all(request.keep_session for request in engine.requests)
+    assert all(request.hold and not request.keep_session for request in engine.requests)
     assert engine.kept == set()
 
 

@@ -43,6 +43,7 @@ from chutes_opencode.errors import (
 )
 from chutes_opencode.masking import MASK, register_secret
 from chutes_opencode.results import QueryResult, Usage
+from tests.patience import join
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -336,6 +337,6 @@ def test_an_error_can_be_raised_in_another_thread_after_travelling() -> None:
 
     thread = threading.Thread(target=target)
     thread.start()
-    thread.join(timeout=5)
+    join(thread)
 
     assert [type(error) for error in caught] == [BillingError]

@@ -19,6 +19,7 @@ from chutes_opencode.limits import (
     try_reserve,
 )
 from chutes_opencode.results import Usage
+from tests.patience import WAIT_SECONDS, join
 
 # --- prices --------------------------------------------------------------------------------------
 
@@ -256,7 +257,7 @@ def test_threads_never_overdraw_a_budget() -> None:
     highest: list[float] = []
 
     def work() -> None:
-        start.wait(10)
+        start.wait(WAIT_SECONDS)
         for _ in range(100):
             held = budget.try_reserve(0.3)
             highest.append(budget.reserved)
@@ -266,8 +267,7 @@ def test_threads_never_overdraw_a_budget() -> None:
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join(30)
+    join(*threads)
 
     assert max(highest) <= 0.9 + 1e-9
     assert (budget.spent, budget.reserved) == (0.0, 0.0)

@@ -30,9 +30,8 @@ from chutes_opencode.events import (
 )
 from chutes_opencode.llm import ChutesOpenCodeLLM
 from chutes_opencode.request import Limits, McpServer, Params
+from tests.patience import WAIT_SECONDS
 from tests.unit.echo import KEY, EchoEngine, set_up_echo
-
-WAIT = 10.0
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ def test_an_unknown_model_is_refused_before_anything_runs(engine: EchoEngine) ->
 def test_a_cancelled_prompt_has_ended_when_it_raises(engine: EchoEngine) -> None:
     async def main() -> None:
         asking = asyncio.create_task(llm().aprompt("wait"))
-        await asyncio.to_thread(engine.began.wait, WAIT)
+        await asyncio.to_thread(engine.began.wait, WAIT_SECONDS)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
@@ -253,7 +252,7 @@ def test_map_yields_on_this_thread_and_amap_on_any_loop(engine: EchoEngine) -> N
 def test_an_abandoned_map_ends_what_runs(engine: EchoEngine) -> None:
     results: Iterator[Any] = llm().map(["a", "wait"], concurrency=2)
     next(results)
-    assert engine.began.wait(WAIT)
+    assert engine.began.wait(WAIT_SECONDS)
 
     results.close()  # type: ignore[attr-defined]
 
@@ -310,7 +309,7 @@ def test_its_repr_tells_no_secret(engine: EchoEngine) -> None:
     ("arguments", "message"),
     [
         ({"relay": False, "cache": "c"}, "cache= needs the relay"),
-        ({"engine": "serve"}, "engine='serve' is not offered"),
+        ({"engine": "fast"}, "engine='fast' is not offered"),
         ({"provider": "acme"}, "unknown provider 'acme'"),
         ({"params": Params(temperature=-1)}, "params.temperature"),
         ({"limits": Limits(max_requests=0)}, "limits.max_requests"),

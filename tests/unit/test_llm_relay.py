@@ -9,8 +9,8 @@ import pytest
 
 from chutes_opencode import ChutesOpenCodeLLM, Event, RelayStats, Retrying, load_settings
 from chutes_opencode.errors import ConfigurationError, ServerError
+from chutes_opencode.event_log import log_event
 from chutes_opencode.events import Waiting
-from chutes_opencode.llm import _log_event
 from chutes_opencode.logs import make_logger
 from chutes_opencode.relay.server import shared_relay
 from chutes_opencode.relay.terms import ReplayKey
@@ -80,7 +80,7 @@ def test_the_log_tells_what_is_tried_again(scope: str) -> None:
         scope=scope,  # type: ignore[arg-type]
     )
 
-    _log_event(make_logger("mine", stream=out), event)
+    log_event(make_logger("mine", stream=out), event)
 
     assert f"{scope} failed, trying again" in out.getvalue()
     assert "attempt=2" in out.getvalue()
@@ -89,6 +89,6 @@ def test_the_log_tells_what_is_tried_again(scope: str) -> None:
 def test_the_log_tells_what_is_waited_for() -> None:
     out = io.StringIO()
 
-    _log_event(make_logger("mine", "info", stream=out), Waiting(reason="the limiter"))
+    log_event(make_logger("mine", "info", stream=out), Waiting(reason="the limiter"))
 
     assert "the limiter" in out.getvalue()

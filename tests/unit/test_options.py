@@ -43,7 +43,10 @@ def test_usual_values_are_taken(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"engine": "serve"}, "engine='serve' is not offered; this version has: run, auto"),
+        (
+            {"engine": "fast"},
+            "engine='fast' is not offered; this version has: auto, run, serve, direct",
+        ),
         ({"isolation": "none"}, "isolation='none' is not offered"),
         ({"agent_name": ""}, "agent_name ''"),
         ({"agent_name": "-x"}, "agent_name '-x'"),

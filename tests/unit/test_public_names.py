@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import chutes_opencode
+from tests.patience import PROCESS_SECONDS
 
 HEAVY = ("ray", "starlette", "uvicorn", "mcp", "inspect_ai", "typer", "structlog", "pydantic")
 
@@ -56,7 +57,11 @@ def loaded_by(statement: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after a statement."""
     code = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
     shown = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PROCESS_SECONDS,
     )
     return {name.partition(".")[0] for name in json.loads(shown.stdout)}
 

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from chutes_opencode import runtime as runtime_module
+from chutes_opencode import engine_set
 from chutes_opencode.catalog.cache import Cache
 from chutes_opencode.catalog.discovery import Fetched
 from chutes_opencode.catalog.lookup import ModelLookup
 from chutes_opencode.catalog.models import Model
 from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.catalog.totals import Counter, LookupStats
+from chutes_opencode.engine_set import EngineSet
 from chutes_opencode.engines.run import RunEngine
 from chutes_opencode.errors import AuthenticationError, ConfigurationError, ModelNotFoundError
 from chutes_opencode.limits import Budget
 from chutes_opencode.opencode.binary import Binary
-from chutes_opencode.runtime import Runtime, shared_slots
+from chutes_opencode.runtime import Runtime
 from chutes_opencode.settings import Settings, load_settings
 
 KEY = "cpk_unit.test.key.of.nobody"
@@ -52,15 +53,7 @@ def made(settings: Settings, *models: str) -> Runtime:
 
     cache = Cache(settings.home, CHUTES.id, settings.base_url)
     catalog = ModelLookup(CHUTES, settings.base_url, cache=cache, fetch=fetch)
-    engine = RunEngine(
-        binary=Binary(Path("/opt/opencode"), "1.18.33"),
-        target=lambda: pytest.fail("no target is needed"),
-        key=lambda: KEY,
-        inherited={},
-        temp_root=settings.temp_dir,
-        sessions=None,  # type: ignore[arg-type]
-    )
-    return Runtime(settings, CHUTES, engine, catalog, asyncio.Semaphore(1))
+    return Runtime(settings, CHUTES, EngineSet(settings, CHUTES, catalog, {}), catalog)
 
 
 def resolve(settings: Settings, asked: str | None, *models: str) -> str:
@@ -132,21 +125,22 @@ def test_without_a_key_nothing_is_asked(environ: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def binary(environ: pytest.MonkeyPatch) -> Binary:
     found = Binary(Path("/opt/opencode"), "99.0.0")
-    environ.setattr(runtime_module, "find_binary", lambda *_args: found)
+    environ.setattr(engine_set, "find_binary", lambda *_args: found)
     return found
 
 
 def test_everything_is_made_from_the_settings(settings: Settings, binary: Binary) -> None:
     runtime = Runtime.make(settings, CHUTES)
 
-    assert isinstance(runtime.engine, RunEngine)
-    assert runtime.engine.binary is binary
-    assert runtime.engine.temp_root == settings.temp_dir
-    assert runtime.engine.key() == KEY
-    assert runtime.engine.target().base_url == "http://127.0.0.1:1/v1"
-    assert "newer" in runtime.binary_warning
-    assert KEY not in runtime.engine.inherited.values()
-    assert runtime.inherited == runtime.engine.inherited
+    engine = asyncio.run(runtime.engines.get("run"))
+
+    assert isinstance(engine, RunEngine)
+    assert engine.binary is binary
+    assert engine.temp_root == settings.temp_dir
+    assert engine.key() == KEY
+    assert engine.target().base_url == "http://127.0.0.1:1/v1"
+    assert KEY not in engine.inherited.values()
+    assert runtime.inherited == engine.inherited
     assert runtime.budgets == ()
     asyncio.run(runtime.close())
 
@@ -176,7 +170,7 @@ def test_a_key_that_rotates_is_read_anew_for_each_attempt(
     environ: pytest.MonkeyPatch, binary: Binary
 ) -> None:
     environ.setenv("CHUTES_API_TOKEN", "first-key-of-two")
-    engine = Runtime.make(load_settings(), CHUTES).engine
+    engine = asyncio.run(Runtime.make(load_settings(), CHUTES).engines.get("run"))
     assert isinstance(engine, RunEngine)
 
     keys = [engine.key()]
@@ -184,16 +178,6 @@ def test_a_key_that_rotates_is_read_anew_for_each_attempt(
     keys.append(engine.key())
 
     assert keys == ["first-key-of-two", "second-key-of-two"]
-
-
-def test_places_are_shared_within_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    slots = shared_slots(987)
-
-    assert shared_slots(987) is slots
-    assert shared_slots(986) is not slots
-
-    monkeypatch.setattr(runtime_module.os, "getpid", lambda: -1)  # type: ignore[attr-defined]
-    assert shared_slots(987) is not slots
 
 
 def test_a_closed_runtime_leaves_its_counts_behind(settings: Settings) -> None:

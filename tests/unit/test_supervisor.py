@@ -243,7 +243,7 @@ def test_watch_ends_at(
 
     supervisor.watch(control, QuietTree(status), wakeup, terminated)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 def test_watch_gives_the_grace_that_was_asked_for(pipe: tuple[int, int], wakeup: int) -> None:
@@ -251,7 +251,7 @@ def test_watch_gives_the_grace_that_was_asked_for(pipe: tuple[int, int], wakeup:
 
     supervisor.watch(control_of(pipe[0], b"end 0.2\n"), QuietTree(), wakeup, [])
 
-    assert 0.2 <= time.monotonic() - started < 5
+    assert 0.2 <= time.monotonic() - started < 60
 
 
 def test_watch_polls_for_a_changed_parent(pipe: tuple[int, int], wakeup: int) -> None:
@@ -264,7 +264,7 @@ def test_watch_polls_for_a_changed_parent(pipe: tuple[int, int], wakeup: int) ->
     started = time.monotonic()
     supervisor.watch(control, ParentDies(), wakeup, [])
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 # ---------------------------------------------------------------------------- starting the child

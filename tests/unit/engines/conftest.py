@@ -12,6 +12,7 @@ from typing import Any, Self
 import pytest
 
 from chutes_opencode.catalog.providers import find_provider
+from chutes_opencode.engines import commands
 from chutes_opencode.engines import run as run_module
 from chutes_opencode.engines.base import Evidence
 from chutes_opencode.engines.run import RunEngine
@@ -106,7 +107,7 @@ class Stage:
 
     def __init__(self, folder: Path, opencode: FakeOpenCode) -> None:
         self.temp = folder / "temp"
-        self.temp.mkdir()
+        self.temp.mkdir(exist_ok=True)
         self.opencode = opencode
         self.sessions = SessionStore(folder / "sessions")
         self.events: list[Event] = []
@@ -130,7 +131,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stag
     def make(**fields: Any) -> Stage:
         opencode = FakeOpenCode(**fields)
         monkeypatch.setattr(run_module, "Supervised", opencode)
-        monkeypatch.setattr(run_module, "run_to_end", opencode.run_to_end)
+        monkeypatch.setattr(commands, "run_to_end", opencode.run_to_end)
         return Stage(tmp_path, opencode)
 
     return make

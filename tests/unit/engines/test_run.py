@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chutes_opencode.engines import run as run_module
+from chutes_opencode.engines import commands
 from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.events import StepEnd, TextDelta
 from chutes_opencode.opencode.config import KEY_VARIABLE
@@ -143,7 +143,7 @@ def test_an_import_that_takes_all_the_time_is_a_timeout(
         await asyncio.sleep(timeout_seconds)
 
     made = stage()
-    monkeypatch.setattr(run_module, "run_to_end", never_end)
+    monkeypatch.setattr(commands, "run_to_end", never_end)
 
     evidence = made.run(history=(ChatMessage("user", "before"),), timeout_seconds=0.05)
 

@@ -13,7 +13,6 @@ import pytest
 
 from chutes_opencode.catalog.models import Price
 from chutes_opencode.engines.base import Evidence
-from chutes_opencode.engines.run import _Clock
 from chutes_opencode.errors import BillingError, ConfigurationError, LimitExceededError, ServerError
 from chutes_opencode.events import StepEnd, TextDelta
 from chutes_opencode.opencode.config import KEY_VARIABLE
@@ -22,6 +21,7 @@ from chutes_opencode.relay.server import Relay
 from chutes_opencode.relay.terms import Terms, Upstream
 from chutes_opencode.request import ChatMessage, FilePart
 from chutes_opencode.retry import RetryPolicy
+from tests.patience import PROCESS_SECONDS, WAIT_SECONDS, longer_and_longer
 from tests.unit.relay.stage import (
     GOOD,
     KEY,
@@ -57,7 +57,7 @@ class Agent:
         config = json.loads(opencode.files["opencode.json"])
         (agent,) = config["agent"].values()
         key = opencode.commands["run"].env[KEY_VARIABLE]
-        async with httpx.AsyncClient(trust_env=False, verify=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=WAIT_SECONDS) as http:
             for session in self.sessions:
                 system = {"role": "system", "content": f"{agent.get('prompt')}\nenvironment"}
                 body = {
@@ -231,9 +231,11 @@ def test_a_run_without_a_request_is_not_trusted(
 
 
 def test_what_is_under_way_at_the_timeout_is_cut_and_in_the_books(play: MakePlay) -> None:
-    played = play(nothing)
-
-    evidence = played.run(Agent(), timeout_seconds=0.3)
+    for seconds in longer_and_longer(0.3):
+        played = play(nothing)
+        evidence = played.run(Agent(), timeout_seconds=seconds)
+        if played.provider.asked:
+            break
 
     assert evidence.stopped == "timeout"
     (cut,) = evidence.exchanges
@@ -249,12 +251,13 @@ def test_a_relay_that_stops_ends_the_run_at_once(play: MakePlay) -> None:
         async def stop_it(_opencode: Any) -> None:
             await asyncio.to_thread(own.stop)
 
-        evidence = played.run(stop_it, opencode={"hangs": frozenset({"run"})}, timeout_seconds=30)
+        evidence = played.run(
+            stop_it, opencode={"hangs": frozenset({"run"})}, timeout_seconds=PROCESS_SECONDS
+        )
 
     assert evidence.stopped == "relay"
     assert isinstance(evidence.ended, ServerError)
     assert played.made.opencode.gone.is_set()
-    assert evidence.duration_s < 10
 
 
 def test_a_run_that_could_not_begin_leaves_no_key_behind(play: MakePlay) -> None:
@@ -281,50 +284,3 @@ def test_every_run_takes_its_key_back(play: MakePlay) -> None:
     played.run(Agent())
 
     assert played.relay.stats().leases == 0
-
-
-# --- the clock ------------------------------------------------------------------------------------
-
-
-def test_the_timeout_begins_with_the_first_permit() -> None:
-    async def main() -> list[float]:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(10) as timeout:
-            begun = loop.time()
-            clock = _Clock(timeout, 10)
-            ends = []
-            for queued_s in (0.0, None, 3.0, 3.0):
-                clock.wait_with(queued_s)
-                ends.append((timeout.when() or 0.0) - begun)
-        return ends
-
-    at_first, while_it_waits, *afterwards = asyncio.run(main())
-
-    assert at_first == pytest.approx(10, abs=0.5)
-    assert while_it_waits == pytest.approx(10, abs=0.5)
-    assert afterwards == pytest.approx([13, 13], abs=0.5)
-
-
-def test_a_wait_keeps_the_timeout_away() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(0.1) as timeout:
-            clock, until = _Clock(timeout, 0.1), loop.time() + 0.3
-            while loop.time() < until:
-                clock.wait_with(None)
-                await asyncio.sleep(0.01)
-
-    asyncio.run(main())
-
-
-def test_a_timeout_that_has_come_stays() -> None:
-    async def main() -> None:
-        async with asyncio.timeout(0) as timeout:
-            clock = _Clock(timeout, 0.01)
-            try:
-                await asyncio.sleep(5)
-            finally:
-                clock.wait_with(None)
-
-    with pytest.raises(TimeoutError):
-        asyncio.run(main())

@@ -44,7 +44,7 @@ class Room:
 
     def taking(self, *, version: str = "1.0", **fields: Any) -> AbstractAsyncContextManager[Seat]:
         request = asked(**fields)
-        return take_seat(request, self.workspace, self.sessions, engine="run", version=version)
+        return take_seat(request, self.workspace.work, self.sessions, engine="run", version=version)
 
     def take(self, look: Callable[[Seat], Any] = lambda seat: seat, **fields: Any) -> Any:
         """Take a seat and look at it while it is taken."""
@@ -125,13 +125,12 @@ def test_a_first_turn_that_breaks_off_leaves_nothing(room: Room, tmp_path: Path)
     assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_a_kept_session_is_continued_on_a_copy_of_its_database(room: Room) -> None:
+def test_a_kept_session_is_continued_in_its_folder(room: Room) -> None:
     first = room.keep()
 
     seat: Seat = room.take(session_id=SESSION)
 
     assert (seat.session_id, seat.card, seat.work_dir) == (SESSION, first.card, first.work_dir)
-    assert (room.workspace.data / "opencode.db").read_text() == "first"
 
 
 def test_only_one_call_at_a_time_has_a_session(room: Room) -> None:

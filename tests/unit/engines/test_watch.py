@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chutes_opencode.engines.watch import TOLERATED_ERRORS, InOrder, Tail, Watch
-from chutes_opencode.events import Event, StepEnd, TextDelta, ToolCall, ToolResult
+from chutes_opencode.events import Event, RequestStarted, StepEnd, TextDelta, ToolCall, ToolResult
+from chutes_opencode.results import Usage
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "opencode-1.18.33"
 STREAM_ERROR = 'timestamp=1 level=ERROR message="stream error" error.error="AI_APICallError: No"\n'
@@ -221,3 +222,37 @@ def test_in_a_dense_stream_of_deltas_nobody_looks_at_the_files() -> None:
         heard(TextDelta(text="x"))
 
     assert len(looks) == 2
+
+
+def test_what_the_relay_hears_of_a_step_waits_for_the_end_of_the_one_before() -> None:
+    seen: list[Event] = []
+    heard = InOrder(seen.append)
+    second, text, end = RequestStarted(model="m", step=2), TextDelta(text="b"), step_end()
+
+    heard(RequestStarted(model="m", step=1))
+    heard(second)
+    heard(text)
+    assert seen == [RequestStarted(model="m", step=1)]
+    heard.written(end)
+    heard(TextDelta(text="c"))
+
+    assert seen[1:] == [end, second, text, TextDelta(text="c")]
+
+
+def test_what_still_waits_at_the_end_is_told() -> None:
+    seen: list[Event] = []
+    heard = InOrder(seen.append)
+    late = [RequestStarted(model="m", step=3), TextDelta(text="b")]
+
+    for event in late:
+        heard(event)
+    heard.written(step_end())
+    assert seen == [step_end()]
+    heard.end()
+    heard(TextDelta(text="c"))
+
+    assert seen == [step_end(), *late, TextDelta(text="c")]
+
+
+def step_end() -> StepEnd:
+    return StepEnd(usage=Usage(), finish_reason="tool-calls")

@@ -14,6 +14,7 @@ import pytest
 from chutes_opencode.catalog.models import Price
 from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.engines.seat import Seat
+from chutes_opencode.engines.watchdog import Patience
 from chutes_opencode.engines.wire import GuardWire, RelayWire, relayed
 from chutes_opencode.errors import ConfigurationError, ServerError
 from chutes_opencode.events import Event, ReasoningDelta, StepEnd, TextDelta
@@ -118,6 +119,7 @@ class Way:
             self.workspace,
             self.seat,
             self.seen.append,
+            Patience(),
         )
 
     @property

@@ -1,8 +1,9 @@
-"""A chat history as a session that opencode can import."""
+"""Messages as opencode takes them over: a document for import, events for a running server."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chutes_opencode.catalog.providers import find_provider
-from chutes_opencode.opencode.history import import_document
+from chutes_opencode.opencode.history import import_document, replay_events
 from chutes_opencode.opencode.transcript import transcript_from_export
 from chutes_opencode.request import ChatMessage, PromptRequest
 from chutes_opencode.results import TextPart
@@ -107,3 +108,78 @@ def test_any_text_is_kept_exactly(history: list[ChatMessage]) -> None:
     assert [message.parts for message in transcript.messages] == [
         (TextPart(message.text),) for message in history
     ]
+
+
+# --- events for a running server ------------------------------------------------------------------
+
+SESSION = "ses_e06fe32e0ffePnSqYB8y1MBHaP"
+USER, ANSWER = "msg_1ff45053f001Z6nbqJKuFl13rA", "msg_1ff450671001PbnD57RqJQsh3A"
+ROWS: tuple[dict[str, Any], ...] = (
+    {
+        "info": {"id": USER, "sessionID": "ses_old", "role": "user", "time": {"created": 5}},
+        "parts": [
+            {"id": "prt_1", "messageID": USER, "sessionID": "ses_old", "text": f"see {USER}"},
+            {"id": "prt_2", "messageID": USER, "sessionID": "ses_old", "type": "file"},
+        ],
+    },
+    {
+        "info": {"id": ANSWER, "sessionID": "ses_old", "parentID": USER, "role": "assistant"},
+        "parts": [],
+    },
+)
+
+
+def events(rows: Sequence[dict[str, Any]] = ROWS, now_ms: int = NOW) -> list[dict[str, Any]]:
+    return replay_events(SESSION, rows, now_ms=now_ms)
+
+
+def test_each_message_and_part_is_an_event_after_the_session_was_made() -> None:
+    told = events()
+
+    assert [(event["seq"], event["type"]) for event in told] == [
+        (1, "message.updated.1"),
+        (2, "message.part.updated.1"),
+        (3, "message.part.updated.1"),
+        (4, "message.updated.1"),
+    ]
+    assert {event["aggregateID"] for event in told} == {SESSION}
+    assert {event["data"]["sessionID"] for event in told} == {SESSION}
+    assert len({event["id"] for event in told}) == len(told)
+
+
+def test_messages_get_new_ids_and_know_each_other_by_them() -> None:
+    user, first, second, answer = (
+        event["data"].get("info") or event["data"]["part"] for event in events()
+    )
+
+    assert user["id"] not in (USER, ANSWER)
+    assert {part["messageID"] for part in (first, second)} == {user["id"]}
+    assert answer["parentID"] == user["id"]
+    assert {entry["sessionID"] for entry in (user, first, second, answer)} == {SESSION}
+
+
+def test_what_was_said_and_when_stays_as_it_is() -> None:
+    user, first, second, _ = (
+        event["data"].get("info") or event["data"]["part"] for event in events()
+    )
+
+    assert user["time"] == {"created": 5}
+    assert (first["text"], second["type"]) == (f"see {USER}", "file")
+    assert ROWS[0]["info"]["id"] == USER, "what was given is not changed"
+
+
+def test_new_ids_sort_as_the_messages_do_and_before_those_of_later_ones() -> None:
+    later = events(now_ms=NOW + 4)[0]["data"]["info"]["id"]
+
+    told = [event["data"] for event in events()]
+    ids = [data["info"]["id"] for data in told if "info" in data]
+    parts = [data["part"]["id"] for data in told if "part" in data]
+
+    assert [*ids, later] == sorted({*ids, later})
+    assert parts == sorted(set(parts))
+    assert all(len(identifier) == len(USER) for identifier in (*ids, *parts))
+
+
+def test_two_copies_share_no_id() -> None:
+    assert not {event["id"] for event in events()} & {event["id"] for event in events()}
+    assert events()[0]["data"]["info"]["id"] != events()[0]["data"]["info"]["id"]

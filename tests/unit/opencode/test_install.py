@@ -13,6 +13,7 @@ from chutes_opencode.opencode import install as module
 from chutes_opencode.opencode.binary import TESTED_VERSION, Binary, platform_packages
 from chutes_opencode.opencode.install import install
 from chutes_opencode.process import Completed, ProcessTimeout
+from tests.patience import WAIT_SECONDS, join
 
 PACKAGES = platform_packages()
 
@@ -88,14 +89,13 @@ def test_two_at_once_fetch_it_once(npm: Npm) -> None:
     both = threading.Barrier(2)
 
     def run() -> None:
-        both.wait(10)
+        both.wait(WAIT_SECONDS)
         found.append(npm.install())
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join(30)
+    join(*threads)
 
     assert found[0] == found[1]
     assert len(npm.calls) == 1

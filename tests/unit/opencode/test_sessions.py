@@ -12,6 +12,7 @@ import pytest
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.opencode import sessions as sessions_module
 from chutes_opencode.opencode.sessions import SessionCard, SessionStore
+from tests.patience import WAIT_SECONDS
 
 SESSION = "ses_e06fe32e0ffePnSqYB8y1MBHaP"
 
@@ -197,6 +198,60 @@ def test_the_card_says_everything_in_plain_json(store: SessionStore, data: Path)
     }
 
 
+# --- a document of its messages -------------------------------------------------------------------
+
+
+def keep_document(store: SessionStore, text: str) -> SessionCard:
+    card = store.place(None, engine="serve", version="1.18.33")
+    store.keep_document(SESSION, card, text)
+    return card
+
+
+def test_a_document_is_kept_and_found(store: SessionStore) -> None:
+    card = keep_document(store, "one")
+
+    assert find(store, engine="serve") == card
+    assert card.document.read_text() == "one"
+
+
+def test_a_later_document_replaces_the_one_before(store: SessionStore) -> None:
+    card = keep_document(store, "one")
+
+    store.keep_document(SESSION, card, "two")
+
+    assert card.document.read_text() == "two"
+    assert [path.name for path in card.data.iterdir()] == [card.document.name]
+
+
+def test_a_document_that_cannot_be_written_leaves_the_one_before(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = keep_document(store, "one")
+
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            store.keep_document(SESSION, card, "two")
+
+    assert card.document.read_text() == "one"
+
+
+def test_it_can_be_asked_which_engine_a_session_is_bound_to(
+    store: SessionStore, data: Path
+) -> None:
+    assert store.engine_of(SESSION) is None
+    keep(store, data)
+    assert store.engine_of(SESSION) == "run"
+    store.forget(SESSION)
+    keep_document(store, "one")
+    assert store.engine_of(SESSION) == "serve"
+    with pytest.raises(ConfigurationError, match="is no session id"):
+        store.engine_of("../x")
+
+
 # --- one call at a time ------------------------------------------------------------------------
 
 
@@ -224,7 +279,7 @@ def test_another_session_does_not_wait(store: SessionStore) -> None:
         async with store.turn("ses_a"), store.turn("ses_b"):
             pass
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), WAIT_SECONDS))
 
 
 def test_a_cancelled_wait_takes_no_turn_with_it(store: SessionStore) -> None:
@@ -235,7 +290,7 @@ def test_a_cancelled_wait_takes_no_turn_with_it(store: SessionStore) -> None:
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-        await asyncio.wait_for(take_turn(store, SESSION), 10)
+        await asyncio.wait_for(take_turn(store, SESSION), WAIT_SECONDS)
 
     asyncio.run(main())
 
@@ -245,6 +300,6 @@ def test_a_call_that_failed_gives_its_turn_back(store: SessionStore) -> None:
         with pytest.raises(ValueError, match="ours"):
             async with store.turn(SESSION):
                 raise ValueError("ours")
-        await asyncio.wait_for(take_turn(store, SESSION), 10)
+        await asyncio.wait_for(take_turn(store, SESSION), WAIT_SECONDS)
 
     asyncio.run(main())

@@ -1,0 +1,322 @@
+"""One prompt on a session of a warm server: sent, watched, stopped where needed, read back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from chutes_opencode.catalog.models import Price
+from chutes_opencode.engines.base import Evidence
+from chutes_opencode.engines.server import Server
+from chutes_opencode.engines.turn import Seated, Turn
+from chutes_opencode.errors import LimitExceededError
+from chutes_opencode.events import Event, TextDelta
+from chutes_opencode.opencode.api import ApiError
+from chutes_opencode.request import FilePart, PromptRequest
+from tests.unit.engines.turns import (
+    ANSWERED,
+    GONE,
+    FakeApi,
+    FakeServer,
+    FakeWire,
+    Work,
+    answers,
+    asked,
+    hangs,
+    said,
+    works_until_aborted,
+)
+from tests.unit.relay import virtual_time
+
+KEY = "cpk_unit.test.key.of.nobody"
+PICTURE = FilePart("a.png", b"1", "image/png")
+ERROR = {"name": "APIError", "data": {"message": "no"}}
+
+
+class Play:
+    """A turn on a fake server, in virtual time."""
+
+    def __init__(self, work: Work = answers, wire: FakeWire | None = None) -> None:
+        self.api = FakeApi(work)
+        self.server = FakeServer(self.api)
+        self.wire = wire or FakeWire(ANSWERED)
+        self.events: list[Event] = []
+        self.ended_at = 0.0
+
+    def run(
+        self, *, seated: dict[str, Any] | None = None, relayed: bool = True, **fields: Any
+    ) -> Evidence:
+        asked_for: dict[str, Any] = {
+            "prompt": "hello",
+            "model": "m",
+            "timeout_seconds": 60.0,
+        } | fields
+        request = PromptRequest(**asked_for)
+        place = Seated(cast(Server, self.server), "chutes", "ses_1", "ses_0", **seated or {})
+
+        async def main() -> Evidence:
+            turn = Turn(request, place, self.events.append, relayed=relayed)
+            try:
+                return await turn.run(self.wire)
+            finally:
+                self.ended_at = virtual_time.clock()
+
+        return virtual_time.run(main())
+
+
+# --- an answer ------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_read_back_under_the_id_that_the_caller_knows() -> None:
+    played = Play()
+
+    evidence = played.run(seated={"work_dir": Path("/work")})
+
+    assert evidence.transcript.session_id == "ses_0"
+    assert [message.role for message in evidence.transcript.messages] == ["user", "assistant"]
+    assert evidence.transcript.text == "well"
+    assert (evidence.returncode, evidence.stopped, evidence.run_error) == (0, None, None)
+    assert (evidence.exchanges, evidence.relayed, evidence.stderr) == ((ANSWERED,), True, "")
+    assert evidence.work_dir == Path("/work")
+    assert played.api.calls == ["send"]
+
+
+def test_what_the_session_held_before_is_no_part_of_it() -> None:
+    played = Play()
+    played.api.rows["ses_1"] = [asked("before"), said("earlier")]
+
+    evidence = played.run(seated={"before": 2})
+
+    assert len(evidence.transcript.turns) == 1
+
+
+def test_files_stand_before_the_text_and_are_sent_by_value() -> None:
+    played = Play()
+
+    played.run(attachments=(PICTURE,), agent_name="other")
+
+    (sent,) = played.api.sent
+    assert (sent["session_id"], sent["agent"]) == ("ses_1", "other")
+    assert (sent["provider_id"], sent["model_id"]) == ("chutes", "m")
+    assert sent["parts"] == [
+        {
+            "type": "file",
+            "mime": "image/png",
+            "filename": "a.png",
+            "url": "data:image/png;base64,MQ==",
+        },
+        {"type": "text", "text": "hello"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("price", "cost"),
+    [
+        pytest.param(Price(input=1.0, output=2.0), 3.0, id="known"),
+        pytest.param(None, 0.5, id="what opencode says"),
+    ],
+)
+def test_a_message_costs_what_the_price_makes_of_its_tokens(
+    price: Price | None, cost: float
+) -> None:
+    async def work(api: FakeApi, session_id: str) -> Any:
+        api.rows[session_id] = [asked(), said(cost=0.5)]
+
+    messages = Play(work).run(seated={"price": price}).transcript.messages
+
+    assert [message.cost_usd for message in messages] == [0.0, cost]
+
+
+def test_no_secret_is_read_back() -> None:
+    async def work(api: FakeApi, session_id: str) -> Any:
+        api.rows[session_id] = [asked(), said(f"my key is {KEY}")]
+
+    assert KEY not in Play(work).run().transcript.text
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+def test_whole_text_is_told_where_no_relay_tells_it(*, relayed: bool) -> None:
+    played = Play()
+
+    played.run(relayed=relayed)
+
+    assert [event for event in played.events if isinstance(event, TextDelta)] == (
+        [] if relayed else [TextDelta(text="well")]
+    )
+
+
+# --- a failure ------------------------------------------------------------------------------------
+
+
+def test_a_failure_of_the_model_is_in_the_message() -> None:
+    async def work(api: FakeApi, session_id: str) -> Any:
+        api.rows[session_id] = [asked(), said("", error=ERROR)]
+
+    evidence = Play(work).run()
+
+    assert evidence.returncode == 1
+    assert evidence.transcript.error == ERROR
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "fields", "run_error", "stopped"),
+    [
+        pytest.param(500, ERROR, {}, ERROR, None, id="named"),
+        pytest.param(500, {"data": 1}, {}, None, None, id="unnamed"),
+        pytest.param(500, None, {"attachments": (PICTURE,)}, None, None, id="not the file's"),
+        pytest.param(400, None, {"attachments": (PICTURE,)}, None, "attachment", id="a file"),
+        pytest.param(400, ERROR, {}, ERROR, None, id="no file"),
+    ],
+)
+def test_a_refusal_of_the_message_is_told(
+    status: int,
+    body: dict[str, Any] | None,
+    fields: dict[str, Any],
+    run_error: object,
+    stopped: str | None,
+) -> None:
+    played = Play(wire=FakeWire())
+    played.api.failing["send"] = ApiError(status, body)
+
+    evidence = played.run(**fields)
+
+    assert (evidence.run_error, evidence.stopped) == (run_error, stopped)
+    assert evidence.returncode == 1
+    assert evidence.transcript.turns == ()
+
+
+def test_an_answer_without_a_model_request_is_not_believed() -> None:
+    assert Play(wire=FakeWire()).run().stopped == "guard"
+
+
+def test_a_server_that_is_gone_has_crashed() -> None:
+    played = Play()
+    played.api.failing = {"send": GONE, "messages": GONE}
+
+    evidence = played.run()
+
+    assert (evidence.stopped, evidence.returncode) == ("crash", -1)
+    assert evidence.stderr == "its last words"
+    assert (evidence.transcript.session_id, evidence.transcript.messages) == ("ses_0", ())
+    assert evidence.exchanges == (ANSWERED,)
+
+
+@pytest.mark.parametrize("trouble", [GONE, ApiError(500, None), None])
+def test_messages_that_cannot_be_read_are_none(trouble: Exception | None) -> None:
+    played = Play()
+    if trouble is None:
+        played.api.hanging = {"messages"}
+    else:
+        played.api.failing = {"messages": trouble}
+
+    evidence = played.run()
+
+    assert (evidence.transcript.messages, evidence.returncode) == ((), 0)
+    assert played.ended_at < 60
+
+
+def test_what_nobody_has_thought_of_is_raised() -> None:
+    played = Play()
+    played.api.failing["send"] = ZeroDivisionError()
+
+    with pytest.raises(ZeroDivisionError):
+        played.run()
+
+
+# --- its end --------------------------------------------------------------------------------------
+
+
+def test_what_takes_too_long_is_aborted() -> None:
+    played = Play(works_until_aborted)
+
+    evidence = played.run(timeout_seconds=10.0)
+
+    assert (evidence.stopped, evidence.returncode) == ("timeout", -1)
+    assert played.api.calls == ["send", "abort"]
+    assert played.ended_at == pytest.approx(10, abs=0.5)
+    assert (played.server.draining, played.server.killed) == (False, False)
+
+
+def test_a_queue_is_no_part_of_the_time() -> None:
+    played = Play(works_until_aborted)
+    played.wire.queued = [None] * 80 + [20.0]
+
+    evidence = played.run(timeout_seconds=10.0)
+
+    assert evidence.stopped == "timeout"
+    assert evidence.queued_s == 20.0
+    assert played.ended_at == pytest.approx(30, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stopped"), [({"halted": True}, "relay"), ({"phase": "tool"}, "tool")]
+)
+def test_what_cannot_go_on_is_aborted(fields: dict[str, Any], stopped: str) -> None:
+    played = Play(works_until_aborted)
+    for name, value in fields.items():
+        setattr(played.wire, name, value)
+
+    assert played.run().stopped == stopped
+    assert played.api.calls == ["send", "abort"]
+    assert played.ended_at < 1
+
+
+@pytest.mark.parametrize(
+    ("abort", "health", "killed"),
+    [
+        pytest.param("ok", True, False, id="the session goes on"),
+        pytest.param("fails", True, False, id="only the abort fails"),
+        pytest.param("fails", False, True, id="nobody answers"),
+        pytest.param("hangs", False, True, id="nobody answers in time"),
+    ],
+)
+def test_a_server_that_cannot_stop_a_session_gets_no_more_prompts(
+    abort: str, *, health: bool, killed: bool
+) -> None:
+    played = Play(hangs)
+    played.api.health = health
+    if abort == "fails":
+        played.api.failing["abort"] = ApiError(500, None)
+    if abort == "hangs":
+        played.api.hanging = {"abort"}
+
+    evidence = played.run(timeout_seconds=10.0)
+
+    assert evidence.stopped == "timeout"
+    assert (played.server.draining, played.server.killed) == (True, killed)
+    assert played.ended_at < 30
+
+
+def test_a_crash_during_the_abort_does_not_hide_why_it_was_aborted() -> None:
+    async def work(api: FakeApi, _session_id: str) -> Any:
+        await api.aborted.wait()
+        raise GONE
+
+    assert Play(work).run(timeout_seconds=10.0).stopped == "timeout"
+
+
+def test_a_caller_that_goes_away_leaves_nothing_running() -> None:
+    api = FakeApi(works_until_aborted)
+    request = PromptRequest(prompt="hello", model="m")
+    seated = Seated(cast(Server, FakeServer(api)), "chutes", "ses_1", "ses_1")
+
+    async def main() -> None:
+        turn = Turn(request, seated, lambda _event: None, relayed=True)
+        running = asyncio.create_task(turn.run(FakeWire()))
+        await virtual_time.settle()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    virtual_time.run(main())
+    assert api.calls == ["send", "abort"]
+
+
+def test_what_the_relay_ended_it_for_is_told() -> None:
+    played = Play()
+    played.wire.ended = LimitExceededError(limit="max_requests")
+
+    assert played.run().ended is played.wire.ended
