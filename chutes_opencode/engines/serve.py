@@ -83,6 +83,7 @@ class ServeEngine:
     name: str = "serve"
     _held: dict[str, tuple[AsyncExitStack, _Stage]] = field(default_factory=dict)
     _tidying: set[asyncio.Task[None]] = field(default_factory=set)
+    _relays: list[Relay] = field(default_factory=list)
 
     async def run(
         self,
@@ -166,7 +167,7 @@ class ServeEngine:
         if terms is None:
             plan, wires = self.plans.guarded(request, self.target(), self.key())
         else:
-            relay = await asyncio.to_thread(self.relay)
+            relay = await self._alive_relay()
             plan = self.plans.shared(request, self.target(), relay)
             plan = replace(plan, exclusive=True) if self.isolated else plan
         server = await stack.enter_async_context(self.pool().server(plan, self))
@@ -190,6 +191,12 @@ class ServeEngine:
             task = asyncio.create_task(drop(stage.copy))
             self._tidying.add(task)
             task.add_done_callback(self._tidying.discard)
+
+    async def _alive_relay(self) -> Relay:
+        """Return the relay; to start one takes a moment, so that is done in a thread."""
+        if not (self._relays and self._relays[-1].alive):
+            self._relays[:] = [await asyncio.to_thread(self.relay)]
+        return self._relays[-1]
 
     # --- a turn ----------------------------------------------------------------------------------
 
@@ -241,7 +248,7 @@ class ServeEngine:
             ours=(server.workspace.root, *mine),
         )
         way = booked(
-            await asyncio.to_thread(self.relay),
+            await self._alive_relay(),
             server.lease,
             request,
             whole,

@@ -15,6 +15,7 @@ from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.engines.clock import AttemptClock
 from chutes_opencode.engines.server import Server
 from chutes_opencode.engines.telling import Row, Telling
+from chutes_opencode.engines.watchdog import TOOL_FINISHES
 from chutes_opencode.engines.wire import Wire
 from chutes_opencode.limits import cost_usd
 from chutes_opencode.masking import mask_value
@@ -78,6 +79,7 @@ class Turn:
         self._api = seated.server.api
         self._stop: str | None = None
         self._refusal: ApiError | None = None
+        self._answer: Row = {}
         self.rows: Sequence[Row] = ()
         self.telling = Telling(observe, self.read, text=not relayed)
 
@@ -102,7 +104,7 @@ class Turn:
         self._take(sending)
         # The books are whole when the way is closed: what was under way is cut and priced.
         await wire.close()
-        self.rows = await self.read()
+        self.rows = self._only_answer(wire) or await self.read()
         await self.telling.end(self.rows)
         return self._evidence(wire, started)
 
@@ -165,6 +167,26 @@ class Turn:
             self._stop = self._stop or "crash"
         elif error is not None:
             raise error
+        else:
+            self._answer = sending.result() or {}
+
+    def _only_answer(self, wire: Wire) -> Sequence[Row]:
+        """Return the attempt's messages without asking for them; none where there may be others.
+
+        The call returns the last message only. One model request that called no tool makes no
+        other, and to ask costs opencode a tenth of what the prompt does.
+        """
+        exchanges = wire.exchanges()
+        info = self._answer.get("info")
+        if not wire.relayed or len(exchanges) != 1 or self._request.attachments or not info:
+            return ()
+        if not exchanges[0].whole or exchanges[0].finish_reason in TOOL_FINISHES:
+            return ()
+        asked = {
+            "info": {"role": "user"},
+            "parts": [{"type": "text", "text": self._request.prompt}],
+        }
+        return [mask_value(row) for row in (asked, self._answer)]
 
     def _evidence(self, wire: Wire, started: float) -> Evidence:
         seated = self._seated

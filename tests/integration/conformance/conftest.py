@@ -17,8 +17,9 @@ from mcp.server import MCPServer
 
 from chutes_opencode import Simulator
 from chutes_opencode.supervisor import WORKSPACE_MARKER
+from tests.integration.conformance.differences import ENGINES
 from tests.integration.conformance.play import AT_ONCE, Outcome, Stage
-from tests.integration.conformance.scenarios import ENGINES, SCENARIOS
+from tests.integration.conformance.scenarios import SCENARIOS
 from tests.integration.conftest import OURS, PROXIES
 
 Outcomes = dict[tuple[str, str], Outcome]
@@ -89,9 +90,11 @@ def _remote() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=http.run, args=([listener],))
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/remote/mcp"
-        http.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/remote/mcp"
+        finally:
+            http.should_exit = True
+            thread.join()
 
 
 def _left(temp: Path) -> list[str]:

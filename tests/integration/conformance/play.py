@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from chutes_opencode import ChutesOpenCodeLLM, McpServer, OpenCodeError, QueryResult, Simulator
 from chutes_opencode.events import Done, Event
 from chutes_opencode.simulator import BillEntry, RecordedRequest
+from tests.integration.conformance.differences import ENGINES, STRAIGHT
 from tests.integration.conformance.plain import plain_events, plain_requests, plain_result
-from tests.integration.conformance.scenarios import (
+from tests.integration.conformance.scenario import (
     CACHE,
-    ENGINES,
     OUTSIDE,
     REMOTE,
     SESSION,
-    STRAIGHT,
     WORK,
     Scenario,
 )
@@ -39,7 +39,7 @@ class Answer:
     error: OpenCodeError | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # no slots: what is plain is kept beside the fields
 class Outcome:
     """What came of a scenario.
 
@@ -57,7 +57,7 @@ class Outcome:
     files: Mapping[str, str]
     temp: Path
 
-    @property
+    @cached_property
     def plain(self) -> dict[str, Any]:
         """Return all of it in a form that can be compared."""
         return {

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.integration.conformance.differences import GENERAL, Difference
 from tests.integration.conformance.plain import differences, fits
 from tests.integration.conformance.play import Outcome
-from tests.integration.conformance.scenarios import GENERAL, SCENARIOS, Difference, Scenario
+from tests.integration.conformance.scenario import Scenario
+from tests.integration.conformance.scenarios import SCENARIOS
 
 Outcomes = Mapping[tuple[str, str], Outcome]
 

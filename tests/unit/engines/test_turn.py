@@ -16,6 +16,7 @@ from chutes_opencode.errors import LimitExceededError
 from chutes_opencode.events import Event, TextDelta
 from chutes_opencode.opencode.api import ApiError
 from chutes_opencode.request import FilePart, PromptRequest
+from chutes_opencode.results import Exchange
 from tests.unit.engines.turns import (
     ANSWERED,
     GONE,
@@ -31,6 +32,7 @@ from tests.unit.engines.turns import (
 )
 from tests.unit.relay import virtual_time
 
+CALLED = Exchange(200, finish_reason="tool_calls")
 KEY = "cpk_unit.test.key.of.nobody"
 PICTURE = FilePart("a.png", b"1", "image/png")
 ERROR = {"name": "APIError", "data": {"message": "no"}}
@@ -91,6 +93,40 @@ def test_what_the_session_held_before_is_no_part_of_it() -> None:
     evidence = played.run(seated={"before": 2})
 
     assert len(evidence.transcript.turns) == 1
+
+
+def test_the_only_answer_needs_no_look_at_the_messages() -> None:
+    played = Play()
+    played.api.failing["messages"] = GONE
+
+    evidence = played.run()
+
+    assert [message.text for message in evidence.transcript.messages] == ["hello", "well"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "fields"),
+    [
+        pytest.param((CALLED, ANSWERED), {}, id="a tool was called"),
+        pytest.param((CALLED,), {}, id="a tool is yet to run"),
+        pytest.param((Exchange(200), ANSWERED), {}, id="a step was repeated"),
+        pytest.param((Exchange(200),), {}, id="the answer broke"),
+        pytest.param((ANSWERED,), {"attachments": (PICTURE,)}, id="opencode adds words of its own"),
+        pytest.param((ANSWERED,), {"relayed": False}, id="nobody has seen each request"),
+    ],
+)
+def test_where_there_may_be_other_messages_they_are_read(
+    wire: tuple[Exchange, ...], fields: dict[str, Any]
+) -> None:
+    played = Play(wire=FakeWire(*wire, relayed=fields.get("relayed", True)))
+
+    async def answers_in_two(api: FakeApi, session_id: str) -> dict[str, Any]:
+        api.rows[session_id] = [asked(), said("first"), said("second")]
+        return said("second")
+
+    played.api.work = answers_in_two
+
+    assert len(played.run(**fields).transcript.turns) == 2
 
 
 def test_files_stand_before_the_text_and_are_sent_by_value() -> None:
@@ -206,7 +242,7 @@ def test_a_server_that_is_gone_has_crashed() -> None:
 
 @pytest.mark.parametrize("trouble", [GONE, ApiError(500, None), None])
 def test_messages_that_cannot_be_read_are_none(trouble: Exception | None) -> None:
-    played = Play()
+    played = Play(wire=FakeWire(CALLED, ANSWERED))
     if trouble is None:
         played.api.hanging = {"messages"}
     else:
