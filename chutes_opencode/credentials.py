@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from chutes_opencode.addresses import is_loopback, normalise_url, same_host
 from chutes_opencode.child_environment import is_passed_on
@@ -192,6 +192,23 @@ def endpoint_layer(endpoint: Endpoint, environ: Mapping[str, str]) -> Layer:
         if name is not None:
             layer[field] = (environ[name], f"environment {name}")
     return layer
+
+
+def is_still_in(
+    environ: Mapping[str, str], endpoint: Endpoint, token: SecretStr | None, source: str
+) -> bool:
+    """Tell whether the provider's own variable holds the key; then no other source has a say.
+
+    Args:
+        environ: The environment of now.
+        endpoint: The provider's.
+        token: The key.
+        source: Where it came from.
+    """
+    name = next((name for name in endpoint.key_env if environ.get(name, "").strip()), None)
+    if name is None or token is None or source != f"environment {name}":
+        return False
+    return environ[name].strip() == token.get_secret_value()
 
 
 def stored_token(environ: Mapping[str, str], provider: str = CHUTES.id) -> tuple[str, Path]:

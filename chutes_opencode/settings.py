@@ -39,6 +39,7 @@ from chutes_opencode.credentials import (
     Url,
     checked_token,
     endpoint_layer,
+    is_still_in,
     is_stored,
     missing_url,
     refuse_leaks,
@@ -214,6 +215,8 @@ class Settings(EngineSettings):
         if self.api_token is not None and self._source("api_token") == "argument":
             return self
         environ = os.environ if environ is None else environ
+        if is_still_in(environ, self.endpoint, self.api_token, self._source("api_token")):
+            return self
         fresh: Settings = self.model_copy(update={"api_token": None})
         if self.endpoint.id == CHUTES.id:
             fresh = load_settings(environ=environ, cwd=cwd, base_url=self.base_url)

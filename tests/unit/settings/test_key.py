@@ -176,6 +176,22 @@ def test_a_pickle_carries_no_key(place: Place, module: Any) -> None:
     assert copy.deepcopy(settings).require_token() == KEY
 
 
+def test_a_key_that_its_variable_still_holds_is_not_looked_for_again(place: Place) -> None:
+    environ = place.environ | {"CHUTES_API_TOKEN": f" {KEY}\n"}
+    before = place.load({"CHUTES_API_TOKEN": KEY})
+
+    assert before.with_fresh_token(environ=environ, cwd=place.project) is before
+
+
+def test_a_stronger_variable_wins_over_the_one_that_held_the_key(place: Place) -> None:
+    before = place.load({"CHUTES_API_KEY": KEY})
+    environ = place.environ | {"CHUTES_API_KEY": KEY, "CHUTES_API_TOKEN": "stronger-key-1"}
+
+    fresh = before.with_fresh_token(environ=environ, cwd=place.project)
+
+    assert fresh.require_token() == "stronger-key-1"
+
+
 def test_a_fresh_key_is_read_where_the_settings_are_used(place: Place) -> None:
     before = place.load({"CHUTES_API_TOKEN": KEY}, retries=5)
     environ = place.environ | {"CHUTES_API_TOKEN": "rotated-key-1"}
