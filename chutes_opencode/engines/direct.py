@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from chutes_opencode.engines.chat import (
     refuse_arguments,
 )
 from chutes_opencode.engines.clock import AttemptClock
+from chutes_opencode.engines.post import Post, tell_safely
 from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.events import Event, StepEnd
 from chutes_opencode.opencode.config import Target
@@ -104,7 +104,7 @@ class DirectEngine:
         self._target = target
         self._find_relay = relay
         self._relay: Relay | None = None
-        self._post: _Post | None = None
+        self._post: Post | None = None
         self._held: dict[str, tuple[ChatRow, ...]] = {}
 
     async def run(
@@ -143,7 +143,7 @@ class DirectEngine:
         post.deliver()
         evidence = _evidence(chat, stopped, relay, time.monotonic() - started)
         if evidence.returncode == 0:
-            _tell(observe, _step_end(evidence.transcript.turns[-1]))
+            tell_safely(observe, _step_end(evidence.transcript.turns[-1]))
         self._hold(chat, evidence, accept)
         return evidence
 
@@ -161,11 +161,11 @@ class DirectEngine:
             self._relay = await asyncio.to_thread(self._find_relay)
         return self._relay
 
-    def _post_here(self) -> _Post:
+    def _post_here(self) -> Post:
         """Return the way from the relay's thread to this event loop."""
         loop = asyncio.get_running_loop()
         if self._post is None or self._post.loop is not loop:
-            self._post = _Post(loop)
+            self._post = Post(loop)
         return self._post
 
     def _continued(self, session_id: str | None) -> tuple[ChatRow, ...]:
@@ -277,44 +277,6 @@ class _Reader(Client):
     async def end(self) -> None:
         """Note that the answer is over."""
         self.ended = True
-
-
-class _Post:
-    """Carries what the relay's loop tells to the event loop of those who wait for it.
-
-    Waking a loop up costs more than an event does, so it is done once for all that the relay's has
-    told in one turn.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Carry to `loop`."""
-        self.loop = loop
-        self._events: deque[tuple[Observe, Event]] = deque()
-        self._due = False
-
-    def send(self, observe: Observe, event: Event) -> None:
-        """Have `observe` told of an event soon; from within any event loop."""
-        self._events.append((observe, event))
-        if not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_soon(self._wake)
-
-    def deliver(self) -> None:
-        """Tell all that has come; on the loop's own thread."""
-        while self._events:
-            _tell(*self._events.popleft())
-
-    def _wake(self) -> None:
-        self._due = False  # first: what comes from here on asks for the next delivery
-        self.loop.call_soon_threadsafe(self.deliver)
-
-
-def _tell(observe: Observe, event: Event) -> None:
-    """Tell an observer; its faults are its own, not those of whoever is told next."""
-    try:
-        observe(event)
-    except Exception:  # noqa: BLE001 - the caller's own function
-        _log.exception("an observer failed on %s", type(event).__name__)
 
 
 # --- what comes of it -----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chutes_opencode.engines.base import Observe
+from chutes_opencode.engines.post import Post
 from chutes_opencode.engines.seat import Seat
 from chutes_opencode.engines.watchdog import Patience, Watchdog
 from chutes_opencode.errors import OpenCodeError
@@ -153,6 +154,7 @@ class RelayWire:
         agent_prompt: str | None,
         booking: Booking,
         watchdog: Watchdog,
+        post: Post,
     ) -> None:
         """Take the booking and what opencode shall be told."""
         self.base_url = relay.url
@@ -161,6 +163,7 @@ class RelayWire:
         self.agent_prompt = agent_prompt
         self._booking = booking
         self._watchdog = watchdog
+        self._post = post
 
     def exchanges(self) -> tuple[Exchange, ...]:
         """Read the relay's books."""
@@ -198,8 +201,9 @@ class RelayWire:
         return observe_rest
 
     async def close(self) -> None:
-        """Close the booking."""
+        """Close the booking; all that it has told is delivered."""
         await self._booking.aclose()
+        self._post.deliver()
 
 
 @asynccontextmanager
@@ -266,15 +270,15 @@ async def booked(
     Raises:
         ConfigurationError: A dollar limit, and a model whose price is unknown.
     """
-    loop = asyncio.get_running_loop()
-    booking = lease.open(
-        terms, session_id, observe=lambda event: loop.call_soon_threadsafe(observe, event)
-    )
+    post = Post(asyncio.get_running_loop())
+    booking = lease.open(terms, session_id, observe=lambda event: post.send(observe, event))
     prompt = None if request.system_message is None else marker
+    watchdog = Watchdog(booking, patience, request)
+    wire = RelayWire(relay, lease.key, prompt, booking, watchdog, post)
     try:
-        yield RelayWire(relay, lease.key, prompt, booking, Watchdog(booking, patience, request))
+        yield wire
     finally:
-        await booking.aclose()
+        await wire.close()
 
 
 def new_marker() -> str:

@@ -235,12 +235,31 @@ def test_what_the_call_may_do_stays_as_it_is(way: Way) -> None:
 # --- what is seen on the way ----------------------------------------------------------------------
 
 
+TOLD = [TextDelta(text="hi"), TextDelta(text=" you")]
+
+
+async def tell(booking: Booking) -> None:
+    """Tell as the relay does: on a loop of its own, several things in one turn."""
+    for event in TOLD:
+        booking.tell(event)
+
+
 def test_what_the_relay_tells_arrives_on_the_attempts_loop(way: Way) -> None:
     async def main() -> None:
         async with way.open():
-            await asyncio.to_thread(way.booking.tell, TextDelta(text="hi"))
+            await asyncio.to_thread(lambda: asyncio.run(tell(way.booking)))
             await asyncio.sleep(0)
-            assert way.seen == [TextDelta(text="hi")]
+            assert way.seen == TOLD
+
+    asyncio.run(main())
+
+
+def test_what_was_told_has_arrived_when_the_way_is_closed(way: Way) -> None:
+    async def main() -> None:
+        async with way.open() as wire:
+            await tell(way.booking)
+            await wire.close()
+            assert way.seen == TOLD
 
     asyncio.run(main())
 
