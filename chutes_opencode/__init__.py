@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from chutes_opencode.catalog.providers import Provider, register_provider
     from chutes_opencode.catalog.selection import Selection
     from chutes_opencode.classify import classify_error
+    from chutes_opencode.engines.pool_limits import EngineStats
     from chutes_opencode.errors import (
         AuthenticationError,
         BillingError,
@@ -86,6 +87,7 @@ _HOMES = {
     "catalog.providers": ("Provider", "register_provider"),
     "catalog.selection": ("Selection",),
     "classify": ("classify_error",),
+    "engines.pool_limits": ("EngineStats",),
     "errors": (
         "AuthenticationError",
         "BillingError",
@@ -162,6 +164,7 @@ __all__ = [
     "ContextOverflowError",
     "Done",
     "EmptyResponseError",
+    "EngineStats",
     "Event",
     "Exchange",
     "InvalidRequestError",

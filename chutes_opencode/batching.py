@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 
 from chutes_opencode.arguments import PromptArguments
@@ -20,6 +32,7 @@ from chutes_opencode.results import QueryResult
 Item = str | Mapping[str, Any]
 Ask = Callable[[Mapping[str, Any]], Awaitable[QueryResult]]
 AccountError = AuthenticationError | BillingError
+_Entry = tuple[int, Item]
 
 
 async def completed(
@@ -36,18 +49,16 @@ async def completed(
         A result per item with its position in `index`. A failure is in `error`; after an account
         error, which every further item would meet too, the rest is not sent.
     """
-    numbered = enumerate(items)
+    reader = _Reader(items)
     running: set[asyncio.Task[QueryResult]] = set()
-    reading: asyncio.Task[tuple[int, Item] | None] | None = None
+    reading: asyncio.Future[_Entry | None] | None = None
     more = True
     stopped_by: AccountError | None = None
     try:
         while True:
             if more and reading is None and len(running) < concurrency:
-                # The caller's iterable may block (a file, a queue): neither the shared loop nor
-                # the results wait for it.
-                reading = asyncio.create_task(asyncio.to_thread(next, numbered, None))
-            waiting: set[asyncio.Task[Any]] = {*running, *([reading] if reading else [])}
+                reading = reader.read()
+            waiting: set[asyncio.Future[Any]] = {*running, *([reading] if reading else [])}
             if not waiting:
                 return
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -66,7 +77,45 @@ async def completed(
                     stopped_by = result.error
                 yield result
     finally:
+        reader.close()
         await _end([*running, *([reading] if reading else [])])
+
+
+class _Reader:
+    """Reads the caller's iterable in a thread of its own, as it is asked to.
+
+    It may block (a file, a queue): neither the shared loop nor the results wait for it, nor what
+    else has to be done in threads. One that blocks for ever does not keep the interpreter alive.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = items
+        self._asked: SimpleQueue[Future[_Entry | None] | None] = SimpleQueue()
+        serve = copy_context().run
+        threading.Thread(
+            target=serve, args=(self._serve,), name="chutes-opencode-items", daemon=True
+        ).start()
+
+    def read(self) -> asyncio.Future[_Entry | None]:
+        """Read the next item and its position; None: there is none any more."""
+        asked: Future[_Entry | None] = Future()
+        self._asked.put(asked)
+        return asyncio.wrap_future(asked)
+
+    def close(self) -> None:
+        """Let the thread end, once the iterable does not block any more."""
+        self._asked.put(None)
+
+    def _serve(self) -> None:
+        numbered: Iterator[_Entry] | None = None
+        while (asked := self._asked.get()) is not None:
+            if not asked.set_running_or_notify_cancel():
+                continue
+            try:
+                numbered = numbered or enumerate(self._items)
+                asked.set_result(next(numbered, None))
+            except BaseException as error:  # noqa: BLE001 - the caller's, for whoever waits
+                asked.set_exception(error)
 
 
 def check_batch(items: object, concurrency: object) -> None:
@@ -84,7 +133,7 @@ def check_batch(items: object, concurrency: object) -> None:
         raise ConfigurationError(raw_message=f"concurrency must be at least 1, not {concurrency!r}")
 
 
-async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

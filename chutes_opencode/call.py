@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from chutes_opencode.catalog.models import Price
+from chutes_opencode.crashes import Crashes
 from chutes_opencode.engines.base import Engine, Evidence
 from chutes_opencode.errors import (
     LimitExceededError,
@@ -91,6 +92,8 @@ class CallRunner:
         self._structured: object = None
         self._may_repeat = True
         self._tries_used = 0
+        self._crashes = Crashes()
+        self._forgiven = False
 
     async def run(self) -> QueryResult:
         """Carry the call out.
@@ -134,8 +137,26 @@ class CallRunner:
         self._tell(event)
 
     async def _attempt(self, number: int) -> None:
-        """Try once; a structured answer that does not fit gets one turn to be mended."""
+        """Try once; a server that died under the prompt and others is no fault of the prompt's."""
+        await self._take_slot()
+        try:
+            while True:
+                try:
+                    await self._try(number + self._crashes.count)
+                    return
+                except UnknownOpenCodeError as error:
+                    once = self._call.policy.retries == 1  # asked for in so many words
+                    if once or not (self._forgiven and self._may_repeat and self._remaining_s()):
+                        raise
+                    before = number + self._crashes.count - 1
+                    self._on_retry(Retrying(attempt=before, error=error, wait_seconds=0.0))
+        finally:
+            self._slots.release()
+
+    async def _try(self, number: int) -> None:
+        """Run the prompt; a structured answer that does not fit gets one turn to be mended."""
         request, schema = self._call.request, self._call.schema
+        request = replace(request, alone=self._crashes.alone)
         if schema is None:
             await self._turn(request, number, "prompt")
             return
@@ -167,30 +188,28 @@ class CallRunner:
 
     async def _turn(self, request: PromptRequest, number: int, scope: str) -> Evidence:
         """Run one turn through the engine and record it; raise the verdict's error."""
-        await self._take_slot()
-        try:
-            bounded = replace(
-                request,
-                max_requests=self._requests_left(),
-                max_failures=min(request.max_failures, max(self._tries_left(), 1)),
-                timeout_seconds=self._remaining_s(),
-            )
-            seconds = bounded.timeout_seconds
-            evidence = await self._engine.run(
-                bounded,
-                self._tell,
-                lambda seen: self._judge(seen, seconds).error is None,
-                self._terms(bounded),
-            )
-        finally:
-            self._slots.release()
+        self._forgiven = False
+        bounded = replace(
+            request,
+            max_requests=self._requests_left(),
+            max_failures=min(request.max_failures, max(self._tries_left(), 1)),
+            timeout_seconds=self._remaining_s(),
+        )
+        seconds = bounded.timeout_seconds
+        evidence = await self._engine.run(
+            bounded,
+            self._tell,
+            lambda seen: self._judge(seen, seconds).error is None,
+            self._terms(bounded),
+        )
         verdict = self._judge(evidence, seconds)
         self._evidence.append(evidence)
         self._verdict = verdict
         self._may_repeat &= self._call.retry_after_tools or not self._touched(evidence)
         self._record(number, scope, evidence, verdict)
         if verdict.error is not None:
-            self._tries_used += max(evidence.failures, 1)
+            self._forgiven = self._crashes.forgives(evidence)
+            self._tries_used += 0 if self._forgiven else max(evidence.failures, 1)
             # What the relay gave up is not worth a new attempt, unless it was the relay that ended.
             self._may_repeat &= evidence.ended is not verdict.error or evidence.stopped == "relay"
             raise verdict.error
@@ -272,7 +291,9 @@ class CallRunner:
         if not evidence.tools_ran:
             return False
         prefixes = tuple(tool_prefix(server.name) for server in request.tools)
-        remote = any(call.tool.startswith(prefixes) for call in evidence.transcript.tool_calls)
+        calls = evidence.transcript.tool_calls
+        # Of what was ended in its midst the last call is not seen: it may have been any tool.
+        remote = evidence.stopped is not None or any(c.tool.startswith(prefixes) for c in calls)
         ours = request.work_dir is None and request.session_id is None
         return not ours or (bool(prefixes) and remote)
 

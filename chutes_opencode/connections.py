@@ -76,8 +76,9 @@ class Connections(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close those that are idle; the others close with their answers."""
         idle, self._idle, self._kept = self._idle, defaultdict(list), 0
-        for connection in (each for group in idle.values() for each in group):
-            await connection.aclose()
+        for group in idle.values():
+            while group:  # whoever looks for one meanwhile must not find one that we have closed
+                await group.pop().aclose()
 
     async def _take(self, origin: httpcore.Origin) -> Connection:
         idle = self._idle[_name(origin)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from chutes_opencode.catalog.lookup import ModelLookup
 from chutes_opencode.catalog.providers import Provider
+from chutes_opencode.engine_settings import EngineSettings
 from chutes_opencode.engines.base import Engine
 from chutes_opencode.engines.direct import DirectEngine
 from chutes_opencode.engines.kept import KeptSessions
@@ -18,6 +19,7 @@ from chutes_opencode.engines.pool_limits import PoolLimits
 from chutes_opencode.engines.run import RunEngine
 from chutes_opencode.engines.serve import ServeEngine
 from chutes_opencode.engines.watchdog import Patience
+from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.opencode.binary import Binary, find_binary
 from chutes_opencode.opencode.config import Target
 from chutes_opencode.opencode.sessions import SessionStore
@@ -74,7 +76,7 @@ class EngineSet:
         self._engines: dict[str, Engine] = {}
         self._lock = asyncio.Lock()
         self._binary: Binary | None = None
-        self._prompted = self._warned = False
+        self._prompted = self._warned = self._closed = False
 
     def choose(self, options: Options, session_id: str | None, *, single: bool) -> str:
         """Name the engine of a prompt, and remember that there was one.
@@ -106,19 +108,33 @@ class EngineSet:
             name: "run", "serve" or "direct".
 
         Raises:
+            ConfigurationError: The set was closed.
             OpenCodeError: No opencode, or one that cannot be used.
         """
-        if name not in self._engines:
-            async with self._lock:
-                if name not in self._engines:
-                    self._engines[name] = await asyncio.to_thread(self._make, name)
-        return self._engines[name]
+        if name in self._engines:
+            return self._engines[name]
+        async with self._lock:
+            if name not in self._engines:
+                self._refuse_closed()
+                self._engines[name] = await asyncio.to_thread(self._make, name)
+            return self._engines[name]
 
     async def close(self) -> None:
-        """End what the engines keep running."""
-        while self._engines:
-            _, engine = self._engines.popitem()
+        """End what the engines keep running; no engine is made any more."""
+        self._closed = True
+        async with self._lock:  # one may be in the making
+            engines = list(self._engines.values())
+            self._engines.clear()
+        for engine in engines:
             await engine.close()
+
+    def _refuse_closed(self) -> None:
+        """Refuse an engine that nobody would close."""
+        if self._closed:
+            raise ConfigurationError(
+                raw_message="the instance was closed while the prompt ran",
+                hint="Close it when its prompts have ended.",
+            )
 
     def _make(self, name: str) -> Engine:
         if name == "direct":
@@ -153,15 +169,7 @@ class EngineSet:
         )
 
     def _serve(self) -> ServeEngine:
-        settings = self._settings
-        limits = PoolLimits(
-            max_servers=settings.max_servers,
-            idle_seconds=settings.server_idle_seconds,
-            max_prompts=settings.server_max_prompts,
-            max_mib=settings.server_max_mib,
-            max_folders=settings.server_max_folders,
-            start_seconds=settings.start_seconds,
-        )
+        settings, limits = self._settings, pool_limits(self._settings)
         owner = f"{self._provider.id} {settings.base_url} {self._key()}"
         return ServeEngine(
             target=self._target,
@@ -178,6 +186,19 @@ class EngineSet:
             isolated=self._isolated,
             patience=self._patience(),
         )
+
+
+def pool_limits(settings: EngineSettings) -> PoolLimits:
+    """Return what bounds this process's warm servers."""
+    return PoolLimits(
+        max_servers=settings.max_servers,
+        idle_seconds=settings.server_idle_seconds,
+        max_prompts=settings.server_max_prompts,
+        max_mib=settings.server_max_mib,
+        max_disk_mib=settings.server_max_disk_mib,
+        max_folders=settings.server_max_folders,
+        start_seconds=settings.start_seconds,
+    )
 
 
 def shared_slots(name: str, count: int) -> asyncio.Semaphore:

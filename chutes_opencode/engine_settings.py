@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field
 
 from chutes_opencode.settings_fields import Count, Interval, Seconds
 
+_OF_THE_PROCESS = "of this process: the newest instance's value holds"
+
 
 class EngineSettings(BaseModel):
     """A part of `Settings`."""
@@ -42,16 +44,32 @@ class EngineSettings(BaseModel):
     finish_seconds: Seconds = Field(
         30.0, description="How long opencode may take to end after the last answer, in seconds."
     )
-    max_servers: Count = Field(4, description="How many warm opencode servers may run at once.")
+    # The servers are the process's: what the newest instance says holds for all of them.
+    max_servers: Count = Field(
+        4, description=f"How many warm opencode servers may run at once; {_OF_THE_PROCESS}."
+    )
     server_idle_seconds: Seconds = Field(
-        300.0, description="After how many seconds without a prompt a warm server is stopped."
+        300.0,
+        description="After how many seconds without a prompt a warm server is stopped; "
+        f"{_OF_THE_PROCESS}.",
     )
     server_max_prompts: Count = Field(
-        2000, description="After how many prompts a warm server is replaced by a new one."
+        2000, description=f"After how many prompts a warm server is replaced; {_OF_THE_PROCESS}."
     )
     server_max_mib: Count = Field(
-        2500, description="At how many MiB of memory a warm server is replaced by a new one."
+        2500,
+        ge=512,
+        description="At how many MiB of memory a warm server is replaced, once it has grown by a "
+        f"quarter (opencode itself needs 400 to 800); {_OF_THE_PROCESS}.",
+    )
+    server_max_disk_mib: Count = Field(
+        4096,
+        ge=64,
+        description="At how many MiB of data on the disk (database, cut tool outputs) a warm "
+        f"server is replaced; {_OF_THE_PROCESS}.",
     )
     server_max_folders: Count = Field(
-        256, description="After how many work folders (6 to 25 MiB each) a server is replaced."
+        256,
+        description="After how many work folders (6 to 25 MiB each) a warm server is replaced; "
+        f"{_OF_THE_PROCESS}.",
     )

@@ -27,6 +27,8 @@ from chutes_opencode.call import CallRunner
 from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.engine_set import choose_engine, default_places
 from chutes_opencode.engines.chat import refuse_arguments
+from chutes_opencode.engines.pool import shared_pool
+from chutes_opencode.engines.pool_limits import EngineStats
 from chutes_opencode.errors import OpenCodeError
 from chutes_opencode.event_log import log_event
 from chutes_opencode.events import FOR_OBSERVERS_ONLY, Done, Event, PromptFailed, PromptStarted
@@ -259,6 +261,11 @@ class ChutesOpenCodeLLM:
     def relay_stats() -> RelayStats:
         """Tell what this process's relay does now: open prompts, and how each account is paced."""
         return shared_relay().stats()
+
+    @staticmethod
+    def engine_stats() -> EngineStats:
+        """Tell what this process's warm servers do now, and how many have ended, and why."""
+        return shared_pool().stats()
 
     def close(self) -> None:
         """End what the instance keeps running; it can be used again afterwards."""

@@ -193,6 +193,12 @@ def check_params(params: Params) -> None:
     body: object = {} if params.extra_body is None else params.extra_body
     if not (isinstance(body, Mapping) and all(isinstance(key, str) for key in body)):
         raise ConfigurationError(raw_message="params.extra_body must be a mapping of body keys")
+    for name in ("temperature", "top_p", "max_tokens", "stop", "seed", "reasoning_effort"):
+        if name in body and getattr(params, name) is not None:
+            raise ConfigurationError(
+                raw_message=f"params.{name} is given twice: extra_body holds {name}, too",
+                hint=f"Leave {name} out of extra_body.",
+            )
     effort: object = params.reasoning_effort
     if effort is not None and not (isinstance(effort, str) and effort):
         raise ConfigurationError(

@@ -89,7 +89,9 @@ async def prepare(
         work_dir=folder,
         rules_file=_rules_file(folder) if options.project_rules else None,
         session_id=session_id,
-        keep_session=Path(keep_session) if isinstance(keep_session, str) else keep_session,
+        keep_session=as_folder(keep_session, "keep_session")
+        if isinstance(keep_session, str)
+        else keep_session,
         env=options.env,
         extra_cli_args=options.extra_cli_args,
         max_requests=options.limits.max_requests,

@@ -135,6 +135,7 @@ class PromptRequest:
         session_id: Session to continue.
         keep_session: False, True, or the folder to keep it in.
         hold: Whether a next turn of the same call continues the session, until it is forgotten.
+        alone: Whether it must share its process with no other prompt.
         env: Extra variables for the agent's tools.
         extra_cli_args: Further arguments of `opencode run`.
         max_requests: Model requests that this attempt may send.
@@ -159,6 +160,7 @@ class PromptRequest:
     session_id: str | None = None
     keep_session: bool | Path = False
     hold: bool = False
+    alone: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     extra_cli_args: tuple[str, ...] = ()
     max_requests: int = 100

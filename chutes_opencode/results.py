@@ -323,6 +323,21 @@ class QueryResult:
         answered = [exchange for exchange in self.exchanges if exchange.status is not None]
         return bool(answered) and all(exchange.replayed for exchange in answered)
 
+    @property
+    def failed_usage(self) -> Usage:
+        """What of `usage` was asked in vain: requests and attempts that failed.
+
+        Where the prompt succeeded in the end, that was paid twice.
+        """
+        failed, requests = Usage(), Usage()
+        for attempt in self.attempts:
+            if attempt.scope == "request":  # one of the attempt that follows
+                requests += attempt.usage
+                continue
+            failed += requests if attempt.error is None else attempt.usage
+            requests = Usage()
+        return failed
+
     def raise_for_error(self) -> QueryResult:
         """Return self, or raise the error that stands in `error`."""
         if self.error is not None:

@@ -237,6 +237,12 @@ def _stopped(
             raw_message="opencode could not read an attached file",
             hint="Check that the images and PDF files are whole.",
         )
+    if evidence.stopped == "unkept":
+        return ConfigurationError(
+            exit_code=evidence.returncode,
+            raw_message=f"the session could not be kept: {evidence.stderr}",
+            hint="The answer is in the error's `result`; make room or the folder writable.",
+        )
     if evidence.stopped == "crash":
         return UnknownOpenCodeError(
             exit_code=evidence.returncode,

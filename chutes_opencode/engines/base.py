@@ -32,9 +32,10 @@ class Evidence:
         run_error: The error object of the run's event stream.
         log_errors: Errors that its log tells.
         stopped: Why we ended or refuse it: "timeout", a phase that lasted too long ("start",
-            "tool", "finish"), "crash" (opencode died), "failing", "agent" (not the one asked for),
-            "guard" (it ran without its guard, or past the relay), "attachment" (a file that
-            opencode could not read), "relay" (it has stopped); None: it ended by itself.
+            "tool", "finish"), "crash" (opencode died), "unkept" (its session could not be),
+            "failing", "agent" (not the one asked for), "guard" (it ran without its guard, or past
+            the relay), "attachment" (a file that opencode could not read), "relay" (it has
+            stopped); None: it ended by itself.
         work_dir: The agent's folder, where it outlives the attempt.
         duration_s: Seconds from its start to its end.
         queued_s: Seconds of it that were spent waiting for the first permit of the relay.

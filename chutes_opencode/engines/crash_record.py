@@ -9,17 +9,29 @@ from chutes_opencode.errors import ConfigurationError, OpenCodeError
 
 BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 10.0
+# A server that came up may have died of one of its prompts, or of somebody's kill: the next one is
+# begun sooner, and it takes more of them to make a loop than starts that fail.
+MAX_DEATH_BACKOFF_SECONDS = 2.0
+DEATHS_FOR_A_START = 6
 # After a crash loop one start is tried again, so that a long-lived process may recover.
 LOOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """Failures in a row: how many, when the last was, and what it said."""
+    """Failures in a row: how many of each kind, when the last was, and what it said."""
 
-    count: int
-    at: float
-    words: str
+    starts: int = 0
+    deaths: int = 0
+    at: float = 0.0
+    words: str = ""
+
+    @property
+    def backoff_s(self) -> float:
+        """Seconds to wait after the last one."""
+        started = BACKOFF_SECONDS * 2 ** min(self.starts - 1, 10) if self.starts else 0.0
+        died = BACKOFF_SECONDS * 2 ** min(self.deaths - 1, 10) if self.deaths else 0.0
+        return max(min(MAX_BACKOFF_SECONDS, started), min(MAX_DEATH_BACKOFF_SECONDS, died))
 
 
 class CrashRecord:
@@ -29,17 +41,21 @@ class CrashRecord:
         """Begin without a failure."""
         self._troubles: dict[str, _Trouble] = {}
 
-    def note(self, key: str, words: str) -> None:
+    def note(self, key: str, words: str, *, came_up: bool) -> None:
         """Count a failure.
 
         Args:
             key: Of the plan.
             words: What was said.
+            came_up: Whether the server had been ready before it died.
         """
-        before = self._troubles.get(key)
-        count = 1 if before is None else before.count + 1
-        now = asyncio.get_running_loop().time()
-        self._troubles[key] = _Trouble(count, now, words or "it said nothing")
+        before = self._troubles.get(key, _Trouble())
+        self._troubles[key] = _Trouble(
+            before.starts + (not came_up),
+            before.deaths + came_up,
+            asyncio.get_running_loop().time(),
+            words or "it said nothing",
+        )
 
     def forget(self, key: str) -> None:
         """Begin anew: something has worked."""
@@ -50,7 +66,7 @@ class CrashRecord:
 
         Args:
             key: Of the plan.
-            limit: How many are a crash loop.
+            limit: How many failed starts are a crash loop; of deaths it takes more.
 
         Raises:
             ConfigurationError: It is one.
@@ -59,10 +75,11 @@ class CrashRecord:
         if trouble is None:
             return
         since = asyncio.get_running_loop().time() - trouble.at
-        if trouble.count >= limit and since < LOOP_SECONDS:
+        loops = trouble.starts >= limit or trouble.deaths >= limit * DEATHS_FOR_A_START
+        if loops and since < LOOP_SECONDS:
+            times = trouble.starts + trouble.deaths
             raise ConfigurationError(
-                raw_message=f"opencode serve ended {trouble.count} times in a row: {trouble.words}",
+                raw_message=f"opencode serve ended {times} times in a row: {trouble.words}",
                 hint=OpenCodeError.default_hint,
             )
-        seconds = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** (trouble.count - 1))
-        await asyncio.sleep(max(0.0, seconds - since))
+        await asyncio.sleep(max(0.0, trouble.backoff_s - since))

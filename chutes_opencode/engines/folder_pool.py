@@ -8,7 +8,6 @@ still sits in the old one writes into nothing.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 import tempfile
@@ -16,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from chutes_opencode.engines.off_loop import off_loop
 from chutes_opencode.supervisor import remove_tree
 
 
@@ -73,7 +73,7 @@ class FolderPool:
         with suppress(OSError):
             self._renew(folder, ended, again=again)
         with suppress(OSError):
-            await asyncio.to_thread(_delete, ended)
+            await off_loop(delete_path, ended)
 
     def _renew(self, folder: Path, ended: Path, *, again: bool) -> None:
         if folder.parent.parent != self._home():
@@ -108,7 +108,12 @@ def _is_untouched(folder: Path, identity: _Identity) -> bool:
         return False
 
 
-def _delete(path: Path) -> None:
+def delete_path(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it; a link, not what it points to.
+
+    Raises:
+        OSError: It is not there, or not all of it could be deleted.
+    """
     if stat.S_ISDIR(path.lstat().st_mode):
         remove_tree(str(path))
     else:

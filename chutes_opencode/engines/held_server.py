@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,11 @@ from chutes_opencode.engines.pool_limits import PoolLimits
 from chutes_opencode.engines.server import Server
 from chutes_opencode.engines.server_plan import ServerPlan
 
-MEMORY_SECONDS = 2.0  # between two looks; elsewhere than on Linux one costs a process
+LOOK_SECONDS = 2.0  # between two looks; elsewhere than on Linux one costs a process
+# What opencode needs by itself (0.4 to 0.8 GiB) says nothing of its age: a limit below that would
+# replace every server at once.
+SETTLED_PROMPTS = 10
+GROWTH = 1.25
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +37,8 @@ class HeldServer:
         over: Set when it is to be stopped.
         in_room: Whether it counts against `max_servers`; not once another has taken its place.
         idle: The timer that stops it.
-        look_at: When its memory is looked at next.
+        look_at: When its memory and its disk are looked at next.
+        least_mib: The least memory that it was seen to hold.
         replace_at: When it may be replaced, after that has failed.
         keeper: The task that ends it.
     """
@@ -44,6 +50,7 @@ class HeldServer:
     in_room: bool = True
     idle: asyncio.TimerHandle | None = None
     look_at: float = 0.0
+    least_mib: float = math.inf
     replace_at: float = 0.0
     keeper: asyncio.Task[None] | None = None
 
@@ -56,6 +63,12 @@ class HeldServer:
     def open(self) -> bool:
         """Whether it takes new prompts."""
         return self.server.alive and not self.server.draining
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether its relay has stopped: it reaches no provider any more."""
+        relay = self.plan.relay
+        return relay is not None and not relay.alive
 
     @property
     def empty(self) -> bool:
@@ -79,8 +92,17 @@ class HeldServer:
             return True
         if now < self.look_at:
             return False
-        self.look_at = now + MEMORY_SECONDS
-        return (server.rss_mib() or 0.0) >= limits.max_mib
+        self.look_at = now + LOOK_SECONDS
+        return self._has_grown(limits.max_mib) or server.data_mib() >= limits.max_disk_mib
+
+    def _has_grown(self, max_mib: float) -> bool:
+        """Tell whether it holds too much memory, and more than it began with."""
+        mib = self.server.rss_mib()
+        if mib is None:
+            return False
+        self.least_mib = min(self.least_mib, mib)
+        settled = self.server.served >= SETTLED_PROMPTS
+        return settled and mib >= max(max_mib, GROWTH * self.least_mib)
 
 
 def who_leaves(held: Sequence[HeldServer]) -> HeldServer | None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
+from chutes_opencode.engines.off_loop import off_loop
+from chutes_opencode.engines.outputs import outputs_folder
 from chutes_opencode.engines.seat import Seat
 from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.opencode.api import ApiError, Rules, ServerGoneError
@@ -27,6 +31,7 @@ from chutes_opencode.request import ChatMessage, PromptRequest
 if TYPE_CHECKING:
     from chutes_opencode.engines.server import Server
 
+CLOSE_SECONDS = 10.0
 MAX_RESIDENTS = 256
 """Copies that wait on servers for their next turn; those of other sessions are made from disk."""
 
@@ -74,19 +79,36 @@ class _Document:
 
 @dataclass(frozen=True, slots=True)
 class _Resident:
-    """A copy on its server that waits for its next turn, and the document that it agrees with."""
+    """A copy on its server that waits for its next turn.
+
+    Attributes:
+        copy: It.
+        revision: Of the document that it agrees with.
+        keeper: The instance's sessions that have left it there.
+    """
 
     copy: Copy
     revision: str
+    keeper: KeptSessions
+
+
+class _Residents(dict[str, _Resident]):
+    """The copies of one store's sessions in this process, by public id, the oldest first."""
+
+
+# All instances of a process know of a store's copies: a session that one of them continues or
+# forgets has no copy of another's left. They are there as long as an instance is.
+_residents: WeakValueDictionary[tuple[int, Path], _Residents] = WeakValueDictionary()
 
 
 class KeptSessions:
-    """The sessions of one process's warm servers; bound to their event loop."""
+    """The sessions of an instance's warm servers; bound to their event loop."""
 
     def __init__(self, store: SessionStore) -> None:
         """Name where sessions are kept."""
         self._store = store
-        self._residents: dict[str, _Resident] = {}  # the oldest first
+        self._residents = _residents.setdefault((os.getpid(), store.root), _Residents())
+        self._closed = False
 
     async def begin(
         self, request: PromptRequest, server: Server, seat: Seat, directory: Path
@@ -151,8 +173,22 @@ class KeptSessions:
         Raises:
             ConfigurationError: That is no session id.
         """
-        await asyncio.to_thread(self._store.forget, session_id)
+        await off_loop(self._store.forget, session_id)
         await self._drop_resident(session_id)
+
+    async def close(self) -> None:
+        """Delete the copies that wait for their next turn; the sessions are kept.
+
+        Others may go on using their servers. Bounded.
+        """
+        self._closed = True
+        own = [name for name, resident in self._residents.items() if resident.keeper is self]
+        copies = [self._residents.pop(name).copy for name in own]
+        if copies:
+            deleting = [asyncio.create_task(drop(copy)) for copy in copies]
+            _, late = await asyncio.wait(deleting, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
 
     async def _keep(self, copy: Copy, card: SessionCard) -> None:
         """Write the document; the copy stays where it is, for the next turn."""
@@ -164,11 +200,14 @@ class KeptSessions:
         except BaseException:
             await drop(copy)
             raise
-        resident = _Resident(replace(copy, before=len(rows)), document.revision)
-        self._residents = {
-            **{name: other for name, other in self._residents.items() if other.copy.server.alive},
-            copy.public_id: resident,
-        }
+        for name, other in tuple(self._residents.items()):
+            if not other.copy.server.alive:
+                del self._residents[name]
+        if self._closed:
+            await drop(copy)
+            return
+        left = replace(copy, before=len(rows))
+        self._residents[copy.public_id] = _Resident(left, document.revision, self)
         if len(self._residents) > MAX_RESIDENTS:
             await self._drop_resident(next(iter(self._residents)))
 
@@ -202,7 +241,7 @@ def _rules(request: PromptRequest, server: Server) -> Rules:
     rules = permission_rules(request)
     if not holds_for_sub_agents(rules):
         return []
-    return rule_list(rules, outputs=server.workspace.data / "tool-output")
+    return rule_list(rules, outputs=outputs_folder(server.workspace))
 
 
 def _placed(

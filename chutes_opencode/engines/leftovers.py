@@ -49,7 +49,7 @@ async def end_leftovers(session_ids: Iterable[str]) -> int:
 async def end_all_marked(name: str, values: Iterable[str]) -> int:
     """Kill the processes with one of these values in a variable; see `end_leftovers`."""
     wanted = tuple(dict.fromkeys(value for value in values if value))
-    ending = asyncio.create_task(asyncio.to_thread(_end, name, wanted))
+    ending = asyncio.create_task(_ended(name, wanted))
     cancelled: asyncio.CancelledError | None = None
     while not ending.done():
         try:
@@ -59,6 +59,13 @@ async def end_all_marked(name: str, values: Iterable[str]) -> int:
     if cancelled is not None:
         raise cancelled
     return ending.result()
+
+
+async def _ended(name: str, values: tuple[str, ...]) -> int:
+    try:
+        return await asyncio.to_thread(_end, name, values)
+    except RuntimeError:  # the interpreter ends, there are no threads any more
+        return _end(name, values)
 
 
 def _end(name: str, values: tuple[str, ...]) -> int:

@@ -79,7 +79,7 @@ class Plans:
         )
         what = (
             *("" if listed else fixed.model, fixed.system_message, fixed.agent_name),
-            *(fixed.rules_file, tuple(sorted(fixed.env.items())), target.base_url, relay.url),
+            *(fixed.rules_file, tuple(sorted(fixed.env.items())), target.base_url, relay.id),
             json.dumps(fixed.permission),
         )
         if what not in self._plans:

@@ -17,7 +17,7 @@ from typing import Any
 
 from chutes_opencode.engines.crash_record import CrashRecord
 from chutes_opencode.engines.held_server import Demand, HeldServer, who_leaves
-from chutes_opencode.engines.pool_limits import PoolLimits, PoolStats
+from chutes_opencode.engines.pool_limits import EngineStats, PoolLimits
 from chutes_opencode.engines.server import Server
 from chutes_opencode.engines.server_plan import ServerPlan
 from chutes_opencode.errors import OpenCodeError, UnknownOpenCodeError
@@ -29,7 +29,10 @@ REPLACE_SECONDS = 60.0  # after a replacement that did not come up
 
 Start = Callable[[ServerPlan], Awaitable[Server]]
 
-_COUNTED = ("started", "failed_starts", "crashed", "recycled", "superseded", "evicted", "expired")
+_COUNTED = (
+    *("started", "failed_starts", "crashed", "recycled", "superseded", "evicted", "expired"),
+    "interrupted",
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -98,10 +101,10 @@ class ServerPool:
         """Stop all servers; what is in flight may end first, within bounds."""
         await self._end(None)
 
-    def stats(self) -> PoolStats:
+    def stats(self) -> EngineStats:
         """Tell what the pool does and has done; from any thread."""
         servers = [held.server for held in tuple(self._held)]
-        return PoolStats(
+        return EngineStats(
             servers=len(servers),
             draining=sum(server.draining for server in servers),
             starting=self._opening,
@@ -148,6 +151,8 @@ class ServerPool:
         held.used_at = _now()
         if server.alive:
             self._crashes.forget(held.plan.key)
+        else:
+            self._done["interrupted"] += 1
         if held.plan.exclusive or not held.open:
             self._retire(held)
         else:
@@ -205,12 +210,16 @@ class ServerPool:
             spare: Whether it is to replace one, whose room it gets.
         """
         await self._crashes.wait(plan.key, self.limits.crash_limit)
+        for held in tuple(self._current.values()):
+            if held.cut_off:  # nobody asks for it any more
+                self._retire(held)
         async with self._place(spare=spare):
             try:
                 server = await self._start(plan)
             except Exception as error:
                 self._done["failed_starts"] += 1
-                self._crashes.note(plan.key, str(getattr(error, "raw_message", error)))
+                words = str(getattr(error, "raw_message", error))
+                self._crashes.note(plan.key, words, came_up=False)
                 raise
             return self._keep(server, demand)
 
@@ -298,7 +307,7 @@ class ServerPool:
         finally:
             if server.died.is_set():
                 self._done["crashed"] += 1
-                self._crashes.note(held.plan.key, server.stderr_tail())
+                self._crashes.note(held.plan.key, server.stderr_tail(), came_up=True)
             self._retire(held)
             if held.idle is not None:
                 held.idle.cancel()

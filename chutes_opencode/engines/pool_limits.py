@@ -13,7 +13,8 @@ class PoolLimits:
         max_servers: Servers at once; while one replaces another there is one more.
         idle_seconds: A server without a prompt is stopped after so long.
         max_prompts: A server is replaced after so many prompts.
-        max_mib: A server is replaced when it holds so much memory.
+        max_mib: A server is replaced when it holds so much memory, and more than it needs itself.
+        max_disk_mib: A server is replaced when its data takes so much room on the disk.
         max_folders: A server is replaced when it has seen so many folders.
         start_seconds: How long a start may take.
         crash_limit: Crashes and failed starts in a row that are taken for a crash loop.
@@ -22,15 +23,16 @@ class PoolLimits:
     max_servers: int = 4
     idle_seconds: float = 300.0
     max_prompts: int = 2000
-    max_mib: float = 3072.0
+    max_mib: float = 2500.0
+    max_disk_mib: float = 4096.0
     max_folders: int = 256
     start_seconds: float = 120.0
     crash_limit: int = 5
 
 
 @dataclass(frozen=True, slots=True)
-class PoolStats:
-    """What a pool does now, and what it has done so far.
+class EngineStats:
+    """What this process's warm servers do now, and what has become of them so far.
 
     Attributes:
         servers: Servers that run, draining ones included.
@@ -44,6 +46,8 @@ class PoolStats:
         superseded: Servers whose list of models nobody uses any more.
         evicted: Servers that made room for another one.
         expired: Servers that were stopped because nobody used them.
+        interrupted: Attempts whose server was gone before they had ended; what they had asked
+            for is asked again, see `QueryResult.failed_usage`.
     """
 
     servers: int = 0
@@ -57,3 +61,4 @@ class PoolStats:
     superseded: int = 0
     evicted: int = 0
     expired: int = 0
+    interrupted: int = 0

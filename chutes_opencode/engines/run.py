@@ -106,9 +106,13 @@ class RunEngine:
                 if seat.card is not None:
                     # Not in a thread: a cancelled one would go on in a removed workspace.
                     accepted = accept(evidence)
-                    settle(
-                        request, workspace, self.sessions, seat.card, evidence, accepted=accepted
-                    )
+                    try:
+                        settle(
+                            *(request, workspace, self.sessions, seat.card, evidence),
+                            accepted=accepted,
+                        )
+                    except OSError as error:  # what was paid for is not lost with its session
+                        return replace(evidence, stopped="unkept", stderr=str(error))
                 return evidence
         except OSError as error:
             raise ConfigurationError(

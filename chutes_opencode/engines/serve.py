@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,8 @@ from chutes_opencode.engines.server import Server
 from chutes_opencode.engines.turn import Seated, Turn
 from chutes_opencode.engines.watchdog import TOOL_FINISHES, Patience
 from chutes_opencode.engines.wire import GuardWire, Wire, booked, complete_terms
-from chutes_opencode.errors import ConfigurationError, PromptTimeoutError
+from chutes_opencode.errors import ConfigurationError, PromptTimeoutError, UnknownOpenCodeError
+from chutes_opencode.events import Waiting
 from chutes_opencode.opencode.api import ApiError, ServerGoneError
 from chutes_opencode.opencode.config import Target, body_values
 from chutes_opencode.opencode.sessions import SessionStore
@@ -28,6 +30,19 @@ from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange
 
 TIDY_SECONDS = 10.0
+LOOK_SECONDS = 0.05
+QUIET_SECONDS = 2.0  # a shorter wait is not worth telling
+
+
+class NoServerError(Exception):
+    """No server came up; the next try may find one."""
+
+
+@dataclass(slots=True)
+class _Waits:
+    """What a prompt waits for before it begins."""
+
+    what: str = ""
 
 
 @dataclass(slots=True)
@@ -83,6 +98,7 @@ class ServeEngine:
     name: str = "serve"
     _held: dict[str, tuple[AsyncExitStack, _Stage]] = field(default_factory=dict)
     _tidying: set[asyncio.Task[None]] = field(default_factory=set)
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
     _relays: list[Relay] = field(default_factory=list)
 
     async def run(
@@ -95,20 +111,28 @@ class ServeEngine:
         """Run one attempt; see `Engine.run`."""
         if request.session_id in self._held:
             return await self._turn(request, self._held[request.session_id][1], observe, terms)
-        if terms is None and request.hold and not request.keep_session:
-            request = replace(request, keep_session=True)  # the next turn has another server
+        if self._closed.is_set():
+            # Another attempt would start a server that nobody closes.
+            raise ConfigurationError(
+                raw_message="the instance was closed while the prompt ran",
+                hint="Close it when its prompts have ended.",
+            )
+        if request.hold and (terms is None or request.session_id):
+            # The next turn has another server, or a session that has to be there still.
+            request = replace(request, keep_session=request.keep_session or True)
+        began = time.monotonic()
         try:
             async with AsyncExitStack() as stack:
-                stage = await self._begin(stack, request, terms)
-                evidence = await self._turn(request, stage, observe, terms)
+                stage = await self._begin(stack, request, observe, terms)
+                left = max(request.timeout_seconds - (time.monotonic() - began), 0.0)
+                asked = replace(request, timeout_seconds=left)
+                evidence = await self._turn(asked, stage, observe, terms)
                 if stage.seat.card is not None:
-                    accepted = accept(evidence)
-                    await self.kept.settle(stage.copy, stage.seat, request, accepted=accepted)
-                    stage.kept = accepted and bool(request.keep_session)
-                elif request.hold and accept(evidence):
+                    return await self._settle(request, stage, evidence, accept)
+                if request.hold and accept(evidence):
                     self._held[stage.copy.public_id] = (stack.pop_all(), stage)
                 return evidence
-        except ServerGoneError as error:
+        except (ServerGoneError, NoServerError) as error:
             return Evidence(stopped="crash", stderr=str(error), relayed=terms is not None)
         except ApiError as error:
             raise ConfigurationError(raw_message=f"opencode serve refused: {error}") from error
@@ -128,7 +152,12 @@ class ServeEngine:
             await self.kept.forget(session_id)
 
     async def close(self) -> None:
-        """End the servers that only this engine uses."""
+        """End the servers that only this engine uses; nothing is begun on it any more."""
+        self._closed.set()
+        # What is held is in the midst of a call, which ends it.
+        end = time.monotonic() + TIDY_SECONDS
+        while self._held and time.monotonic() < end:
+            await asyncio.sleep(LOOK_SECONDS)
         for session_id in tuple(self._held):
             await self.forget(session_id)
         if self._tidying:
@@ -138,40 +167,55 @@ class ServeEngine:
     # --- the stage -------------------------------------------------------------------------------
 
     async def _begin(
-        self, stack: AsyncExitStack, request: PromptRequest, terms: Terms | None
+        self,
+        stack: AsyncExitStack,
+        request: PromptRequest,
+        observe: Observe,
+        terms: Terms | None,
     ) -> _Stage:
         """Find server, folder and session.
 
         Raises:
             PromptTimeoutError: That took longer than the whole attempt may.
         """
+        waits = _Waits()
+        told = asyncio.get_running_loop().call_later(
+            QUIET_SECONDS, lambda: observe(Waiting(reason=waits.what))
+        )
         try:
             async with asyncio.timeout(request.timeout_seconds) as timeout:
-                return await self._take_stage(stack, request, terms)
+                return await self._take_stage(stack, request, terms, waits)
         except TimeoutError:
             if not timeout.expired():
                 raise
-            seconds = request.timeout_seconds
             raise PromptTimeoutError(
-                raw_message=f"no opencode server was ready within {seconds:g} s"
+                raw_message=f"waited {request.timeout_seconds:g} s for {waits.what}"
             ) from None
+        finally:
+            told.cancel()
 
     async def _take_stage(
-        self, stack: AsyncExitStack, request: PromptRequest, terms: Terms | None
+        self, stack: AsyncExitStack, request: PromptRequest, terms: Terms | None, waits: _Waits
     ) -> _Stage:
         seat = None
         if request.session_id or request.keep_session:
+            waits.what = "the session, which is in use"
             seat = await stack.enter_async_context(self._seat(request))
             request = replace(request, work_dir=seat.work_dir)
         wires: list[GuardWire] = []
         if terms is None:
             plan, wires = self.plans.guarded(request, self.target(), self.key())
         else:
-            relay = await self._alive_relay()
-            plan = self.plans.shared(request, self.target(), relay)
-            plan = replace(plan, exclusive=True) if self.isolated else plan
-        server = await stack.enter_async_context(self.pool().server(plan, self))
+            plan = self.plans.shared(request, self.target(), await self._alive_relay())
+            plan = replace(plan, exclusive=True) if self.isolated or request.alone else plan
+        waits.what = "an opencode server to start (start_seconds), or for its place (max_servers)"
+        try:
+            server = await stack.enter_async_context(self.pool().server(plan, self))
+        except UnknownOpenCodeError as error:
+            raise NoServerError(str(error)) from error
+        waits.what = "the folder: others use it with other tool servers, or its own do not start"
         folder = await stack.enter_async_context(server.folders.place(request))
+        waits.what = "opencode to make the session"
         seat = seat or Seat(folder)
         copy = await self.kept.begin(request, server, seat, folder)
         stage = _Stage(server, copy, seat, wires[0] if wires else None)
@@ -182,6 +226,22 @@ class ServeEngine:
         store, version = self.sessions, self.plans.binary.version
         # The folder of a session that is kept stands on its card.
         return take_seat(request, Path(), store, engine=self.name, version=version)
+
+    async def _settle(
+        self,
+        request: PromptRequest,
+        stage: _Stage,
+        evidence: Evidence,
+        accept: Callable[[Evidence], bool],
+    ) -> Evidence:
+        """Keep the session, or end it; what was paid for is not lost where that fails."""
+        accepted = accept(evidence)
+        try:
+            await self.kept.settle(stage.copy, stage.seat, request, accepted=accepted)
+        except (ServerGoneError, ApiError, OSError) as error:
+            return replace(evidence, stopped="unkept", stderr=str(error)) if accepted else evidence
+        stage.kept = accepted and bool(request.keep_session)
+        return evidence
 
     async def _leave(self, stage: _Stage) -> None:
         """End what the prompt's tools have left, and delete the session while others go on."""

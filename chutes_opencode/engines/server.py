@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from chutes_opencode.engines.commands import read_text
+from chutes_opencode.engines.folder_pool import delete_path
 from chutes_opencode.engines.folders import Folders
 from chutes_opencode.engines.leftovers import PASSWORD_VARIABLE
+from chutes_opencode.engines.off_loop import off_loop
+from chutes_opencode.engines.outputs import data_mib, outputs_folder
+from chutes_opencode.engines.server_log import error_behind, last_words
 from chutes_opencode.engines.server_plan import Launch, ServerPlan, prepare
 from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.masking import MASK, mask
 from chutes_opencode.memory import resident_mib
 from chutes_opencode.opencode.api import ApiError, ServeApi, ServerGoneError
 from chutes_opencode.opencode.binary import Binary
-from chutes_opencode.opencode.transcript import parse_log_line, without_log_lines
 from chutes_opencode.opencode.workspace import Workspace, temporary_workspace
 from chutes_opencode.process import Command, Supervised
 from chutes_opencode.relay.lease import Lease
@@ -31,8 +33,6 @@ PORT_TRIES = 5
 LOOK_SECONDS = 0.02  # while it starts
 # SIGTERM ends it in a tenth of a second, unless a tool runs: then it sits it out (seen).
 GRACE_SECONDS = 2.0
-TAIL_BYTES = 1 << 16
-TAIL_CHARACTERS = 2000
 
 _LISTENING = re.compile(r"listening on (http://\S+)")
 _PORT_TAKEN = "ServeError"  # all that opencode says of it (seen)
@@ -84,6 +84,7 @@ class Server:
         self._last_words: str | None = None
         self._resources = AsyncExitStack()
         self._stopping: asyncio.Task[None] | None = None
+        self._purging: set[asyncio.Task[None]] = set()
         self._waiting = asyncio.create_task(self._wait())
 
     @classmethod
@@ -150,15 +151,35 @@ class Server:
         """
         if self._last_words is not None:
             return self._last_words
-        return self._masked(_tail(self.workspace))
+        return self._masked(last_words(_stderr(self.workspace)))
 
     def explain(self, ref: str) -> str | None:
-        """Return the error behind a "see server logs" of opencode's, by the answer's `ref`."""
-        for line in reversed(read_text(_stderr(self.workspace)).splitlines()):
-            fields = parse_log_line(line) if ref in line else {}
-            if fields.get("ref") == ref and "error" in fields:
-                return self._masked(fields["error"])
-        return None
+        """Return the error behind a "see server logs" of opencode's, secrets masked.
+
+        Args:
+            ref: The answer's, `data.ref`.
+
+        Returns:
+            The error with its stack; None: it is not, or no longer, in the log.
+        """
+        error = error_behind(_stderr(self.workspace), ref)
+        return None if error is None else self._masked(error)
+
+    def data_mib(self) -> float:
+        """Tell how much room its data takes on the disk, in MiB."""
+        return data_mib(self.workspace)
+
+    def purge_outputs(self) -> None:
+        """Delete the tool outputs that opencode has cut and kept; when no prompt is in flight.
+
+        What is there now goes; what comes later stays, though it takes a while to delete much.
+        """
+        ended = self.workspace.file(f"outputs-{secrets.token_hex(8)}")
+        with suppress(OSError):  # mostly there are none
+            outputs_folder(self.workspace).rename(ended)  # opencode makes it when it needs it
+            task = asyncio.create_task(_delete(ended))
+            self._purging.add(task)
+            task.add_done_callback(self._purging.discard)
 
     async def kill(self) -> None:
         """End the process now, with all that its tools have started; `stop` does the rest."""
@@ -203,8 +224,8 @@ class Server:
         try:
             await self._process.end(GRACE_SECONDS)
         finally:
-            self._last_words = self._masked(_tail(self.workspace))
-            await asyncio.wait([self._waiting])
+            self._last_words = self._masked(last_words(_stderr(self.workspace)))
+            await asyncio.wait([self._waiting, *self._purging])
             self.died.set()
         await self.folders.close()
 
@@ -287,7 +308,7 @@ async def _listening(process: Supervised, stdout: Path) -> str | None:
 
 
 def _failed_start(what: str, workspace: Workspace) -> UnknownOpenCodeError:
-    said = mask(_tail(workspace)) or "it said nothing"
+    said = mask(last_words(_stderr(workspace))) or "it said nothing"
     return UnknownOpenCodeError(raw_message=f"opencode serve {what}: {said}")
 
 
@@ -295,20 +316,12 @@ def _stderr(workspace: Workspace) -> Path:
     return workspace.file("serve.err")
 
 
-def _tail(workspace: Workspace) -> str:
-    """Return the end of what it has written, not masked yet."""
-    try:
-        with _stderr(workspace).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ""
-    return without_log_lines(text)[-TAIL_CHARACTERS:]
-
-
 async def _close_lease(lease: Lease) -> None:
     """Close it off the loop: it waits for its prompts' last requests."""
-    try:
-        await asyncio.to_thread(lease.close)
-    except RuntimeError:  # the interpreter ends, there are no threads any more
-        lease.close()
+    await off_loop(lease.close)
+
+
+async def _delete(path: Path) -> None:
+    """Delete it off the loop; what cannot be deleted goes with the workspace."""
+    with suppress(OSError):
+        await off_loop(delete_path, path)

@@ -90,6 +90,7 @@ class ServerPlan:
             str(self.binary.path),
             self.binary.version,
             str(self.temp_root),
+            "" if self.relay is None else self.relay.id,
             launch.config,
             sorted(launch.environment.items()),
         ]

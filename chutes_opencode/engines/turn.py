@@ -17,8 +17,9 @@ from chutes_opencode.engines.server import Server
 from chutes_opencode.engines.telling import Row, Telling
 from chutes_opencode.engines.watchdog import TOOL_FINISHES
 from chutes_opencode.engines.wire import Wire
+from chutes_opencode.events import Event, RequestStarted, StepRestarted, TextDelta
 from chutes_opencode.limits import cost_usd
-from chutes_opencode.masking import mask_value
+from chutes_opencode.masking import mask, mask_value
 from chutes_opencode.opencode.api import ApiError, ServerGoneError
 from chutes_opencode.opencode.transcript import transcript_from_export
 from chutes_opencode.request import FilePart, PromptRequest
@@ -26,9 +27,9 @@ from chutes_opencode.results import Transcript
 
 LOOK_SECONDS = 0.25
 # An abort takes some milliseconds, and what follows it little more.
-ABORT_SECONDS = 5.0
-READ_SECONDS = 30.0
-HEALTH_SECONDS = 5.0
+ABORT_SECONDS = 3.0
+READ_SECONDS = 15.0
+HEALTH_SECONDS = 3.0
 BAD_REQUEST = 400
 
 
@@ -81,7 +82,9 @@ class Turn:
         self._refusal: ApiError | None = None
         self._answer: Row = {}
         self.rows: Sequence[Row] = ()
-        self.telling = Telling(observe, self.read, text=not relayed)
+        self._heard = ""
+        self._observe = observe
+        self.telling = Telling(self._hear, self.read, text=not relayed)
 
     async def run(self, wire: Wire) -> Evidence:
         """Run the attempt; what went wrong is in its evidence.
@@ -102,24 +105,38 @@ class Turn:
             if not sending.done():
                 await self._abort(sending)
         self._take(sending)
+        if self._stop is None and wire.stopped():
+            self._stop = "relay"  # opencode was faster than our look: it was refused
         # The books are whole when the way is closed: what was under way is cut and priced.
         await wire.close()
         self.rows = self._only_answer(wire) or await self.read()
+        if self._stop == "crash" and self._heard:
+            said = {"role": "assistant"}
+            self.rows = [*self.rows, {"info": said, "parts": [_text_part(mask(self._heard))]}]
         await self.telling.end(self.rows)
         return self._evidence(wire, started)
 
+    def _hear(self, event: Event) -> None:
+        """Tell an event, and remember the text of the step, should the server die in it."""
+        if isinstance(event, TextDelta):
+            self._heard += event.text
+        elif isinstance(event, RequestStarted | StepRestarted):
+            self._heard = ""
+        self._observe(event)
+
     async def read(self) -> Sequence[Row]:
-        """Return the messages of this attempt; none where the server is gone."""
+        """Return the messages of this attempt; those read before where the server is gone."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 rows = await self._api.messages(self._seated.session_id)
         except (ServerGoneError, ApiError, TimeoutError):
             return self.rows
-        return [mask_value(row) for row in rows[self._seated.before :]]
+        self.rows = [mask_value(row) for row in rows[self._seated.before :]]
+        return self.rows
 
     async def _send(self) -> dict[str, Any]:
         request = self._request
-        parts = [*map(_file_part, request.attachments), {"type": "text", "text": request.prompt}]
+        parts = [*map(_file_part, request.attachments), _text_part(request.prompt)]
         return await self._api.send(
             self._seated.session_id,
             agent=request.agent_name,
@@ -184,7 +201,7 @@ class Turn:
             return ()
         asked = {
             "info": {"role": "user"},
-            "parts": [{"type": "text", "text": self._request.prompt}],
+            "parts": [_text_part(self._request.prompt)],
         }
         return [mask_value(row) for row in (asked, self._answer)]
 
@@ -215,7 +232,14 @@ class Turn:
 
     def _run_error(self) -> dict[str, object] | None:
         body = self._refusal.body if self._refusal is not None else None
-        return body if body and "name" in body else None
+        if not body or "name" not in body:
+            return None
+        data = body.get("data")
+        if not isinstance(data, dict):
+            return body
+        # "Check server logs", it says, and they go with the server.
+        told = self._seated.server.explain(str(data.get("ref")))
+        return {**body, "data": {**data, "message": told}} if told else body
 
     def _unseen(self, transcript: Transcript, asked: bool) -> str | None:
         """Say why an answer without a single model request is none to believe."""
@@ -233,6 +257,10 @@ def _priced(transcript: Transcript, price: Price | None) -> Transcript:
         return transcript
     messages = (replace(one, cost_usd=cost_usd(one.usage, price)) for one in transcript.messages)
     return replace(transcript, messages=tuple(messages))
+
+
+def _text_part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
 
 def _file_part(part: FilePart) -> dict[str, str]:

@@ -80,7 +80,9 @@ class Watchdog:
         patience = self._patience
         if not exchanges:
             return "start", patience.start_seconds + self._servers_s
-        last = exchanges[-1]
+        # A sub-agent's end is not the agent's: another tool of the same step may still run.
+        own = [exchange for exchange in exchanges if exchange.parent_session_id is None]
+        last = (own or exchanges)[-1]
         if last.finish_reason in TOOL_FINISHES:
             return "tool", patience.tool_seconds
         if last.whole or last.refused is not None:

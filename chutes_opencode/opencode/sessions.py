@@ -78,6 +78,11 @@ class SessionStore:
         """Name the folder; it is made when a session is kept."""
         self._root = root
 
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self._root
+
     def engine_of(self, session_id: str) -> str | None:
         """Tell which engine a session is bound to; None: it is not kept here.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass, field
@@ -44,7 +45,11 @@ class RelayStats:
 
 
 class Relay:
-    """A relay on 127.0.0.1; a context manager, or `start` and `stop` by hand."""
+    """A relay on 127.0.0.1; a context manager, or `start` and `stop` by hand.
+
+    Attributes:
+        id: Tells it from any other one; its URL does not, a port is used again.
+    """
 
     def __init__(self, make_limiter: LimiterFactory | None = None) -> None:
         """Prepare; nothing listens before `start`.
@@ -52,6 +57,7 @@ class Relay:
         Args:
             make_limiter: Makes the limiter of a provider account; None: an adaptive one.
         """
+        self.id = uuid.uuid4().hex
         self._resources = Resources(make_limiter)
         self._app = RelayApp(self._find_lease, self._resources)
         self._lock = threading.Lock()

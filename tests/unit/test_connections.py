@@ -128,3 +128,16 @@ def test_errors_are_those_of_httpx() -> None:
             assert idle(connections) == 0
 
         work(fail)
+
+
+def test_none_that_is_being_closed_is_used() -> None:
+    async def run() -> None:
+        async with opened(4, 60) as (client, connections):
+            with Provider(stream(*GOOD, pause_s=0.02)) as provider:
+                await asyncio.gather(*(ask(client, provider) for _ in range(4)))
+            assert idle(connections) == 4
+            asking = asyncio.ensure_future(ask(client, provider))
+            await asyncio.gather(connections.aclose(), asyncio.wait([asking]))
+            assert isinstance(asking.exception(), httpx.ConnectError)
+
+    asyncio.run(run())

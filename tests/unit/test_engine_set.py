@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,24 @@ import pytest
 
 from chutes_opencode import engine_set
 from chutes_opencode.catalog.providers import find_provider
-from chutes_opencode.engine_set import EngineSet, choose_engine, default_places, shared_slots
+from chutes_opencode.engine_set import (
+    EngineSet,
+    choose_engine,
+    default_places,
+    pool_limits,
+    shared_slots,
+)
 from chutes_opencode.engines.direct import DirectEngine
+from chutes_opencode.engines.pool_limits import PoolLimits
 from chutes_opencode.engines.run import RunEngine
 from chutes_opencode.engines.serve import ServeEngine
-from chutes_opencode.errors import OpenCodeNotFoundError
+from chutes_opencode.errors import ConfigurationError, OpenCodeNotFoundError
 from chutes_opencode.opencode.binary import Binary
 from chutes_opencode.opencode.config import Target
 from chutes_opencode.opencode.sessions import SessionStore
 from chutes_opencode.options import Options
 from chutes_opencode.settings import Settings, load_settings
+from tests.patience import WAIT_SECONDS
 
 KEY = "cpk_unit.test.key.of.nobody"
 CHUTES = find_provider("chutes")
@@ -139,15 +148,48 @@ def test_a_newer_opencode_is_told_once_and_only_when_it_is_used(engines: EngineS
     assert (before, "newer" in engines.take_warning(), engines.take_warning()) == ("", True, "")
 
 
-def test_a_closed_set_makes_its_engines_anew(engines: EngineSet) -> None:
-    async def main() -> tuple[object, object]:
-        first = await engines.get("direct")
+@pytest.mark.parametrize("name", ["run", "serve", "direct"])
+def test_a_closed_set_makes_no_engine_that_nobody_closes(engines: EngineSet, name: str) -> None:
+    async def main() -> None:
+        await engines.get("direct")
         await engines.close()
-        return first, await engines.get("direct")
+        with pytest.raises(ConfigurationError, match="closed while the prompt ran"):
+            await engines.get(name)
 
-    first, second = asyncio.run(main())
+    asyncio.run(main())
 
-    assert first is not second
+
+def test_an_engine_that_is_made_during_the_close_is_closed(
+    engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, go_on, closed = threading.Event(), threading.Event(), []
+
+    class Slow:
+        """An engine that takes a while to be made."""
+
+        def __init__(self) -> None:
+            making.set()
+            assert go_on.wait(WAIT_SECONDS)
+
+        async def close(self) -> None:
+            closed.append(self)
+
+    monkeypatch.setattr(engines, "_make", lambda _name: Slow())
+
+    async def main() -> None:
+        getting = asyncio.create_task(engines.get("serve"))
+        await asyncio.to_thread(making.wait, WAIT_SECONDS)
+        closing = asyncio.create_task(engines.close())
+        await asyncio.sleep(0)
+        go_on.set()
+        await closing
+        assert closed == [await getting]
+
+    asyncio.run(main())
+
+
+def test_a_pool_that_nobody_bounds_has_the_bounds_of_the_settings(settings: Settings) -> None:
+    assert pool_limits(settings) == PoolLimits()
 
 
 # --- places --------------------------------------------------------------------------------------

@@ -232,3 +232,21 @@ def test_a_result_is_replayed_when_nothing_was_asked(
     exchanges: tuple[Exchange, ...], replayed: bool
 ) -> None:
     assert QueryResult("", 0, "", "", exchanges=exchanges).replayed is replayed
+
+
+def test_what_was_asked_in_vain_is_told() -> None:
+    def attempt(tokens: int, *, failed: bool, scope: str = "prompt") -> Attempt:
+        error = ServerError(raw_message="down") if failed else None
+        return Attempt(1, "serve", scope, error=error, usage=Usage(input=tokens, num_requests=1))
+
+    attempts = (
+        attempt(1, failed=True, scope="request"),  # a part of the next one
+        attempt(10, failed=True),
+        attempt(100, failed=True, scope="request"),
+        attempt(1000, failed=False),
+        attempt(10000, failed=False, scope="repair"),
+    )
+
+    result = QueryResult("", 0, "", "", attempts=attempts)
+
+    assert result.failed_usage == Usage(input=110, num_requests=2)

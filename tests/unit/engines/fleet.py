@@ -30,8 +30,10 @@ class FakeServer:
     served: int = 0
     draining: bool = False
     mib: float | None = 700.0
+    disk_mib: float = 10.0
     stop_seconds: float = 0.1
     stopped: bool = False
+    purged: int = 0
     died: asyncio.Event = field(default_factory=asyncio.Event)
     api: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(gone=False))
     folders: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(count=1))
@@ -42,6 +44,12 @@ class FakeServer:
 
     def rss_mib(self) -> float | None:
         return self.mib
+
+    def data_mib(self) -> float:
+        return self.disk_mib
+
+    def purge_outputs(self) -> None:
+        self.purged += 1
 
     def stderr_tail(self) -> str:
         return "its last words"
@@ -99,7 +107,8 @@ class Fleet:
 
 def plan(key: str, *, exclusive: bool = False) -> ServerPlan:
     """Return a plan; keys like `a.1` and `a.2` are of one family."""
-    made = SimpleNamespace(key=key, exclusive=exclusive, family=key.rpartition(".")[0])
+    family = key.rpartition(".")[0]
+    made = SimpleNamespace(key=key, exclusive=exclusive, family=family, relay=None)
     made.follows = lambda other: ServerPlan.follows(cast(ServerPlan, made), other)
     return cast(ServerPlan, made)
 

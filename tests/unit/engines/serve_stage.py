@@ -97,6 +97,7 @@ class FakeKept:
         self.settled: list[bool] = []
         self.forgotten: list[str] = []
         self.failing: Exception | None = None
+        self.unsettled: Exception | None = None
         self.begun = 0
         self.history: tuple[ChatMessage, ...] = ()
 
@@ -113,6 +114,8 @@ class FakeKept:
         self, _copy: Copy, _seat: Seat, _request: PromptRequest, *, accepted: bool
     ) -> None:
         self.settled.append(accepted)
+        if self.unsettled is not None:
+            raise self.unsettled
 
     async def forget(self, session_id: str) -> None:
         self.forgotten.append(session_id)

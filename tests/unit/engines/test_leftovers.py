@@ -95,3 +95,14 @@ def test_the_plugin_marks_shells_and_hides_the_servers_secrets(tmp_path: Path) -
     assert plugin.parent == tmp_path
     assert f"output.env.{SESSION_MARKER} = input.sessionID" in text
     assert f'HIDDEN = ["{PASSWORD_VARIABLE}", "{KEY_VARIABLE}"]' in text
+
+
+def test_they_are_ended_even_where_there_are_no_threads_any_more(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_arguments: object) -> None:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    monkeypatch.setattr(asyncio, "to_thread", refuse)
+
+    assert asyncio.run(end_leftovers(["ses_1"])) == 2

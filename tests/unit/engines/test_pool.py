@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from chutes_opencode.engines.held_server import GROWTH, SETTLED_PROMPTS
 from chutes_opencode.engines.pool import shared_pool
-from chutes_opencode.engines.pool_limits import PoolLimits, PoolStats
+from chutes_opencode.engines.pool_limits import EngineStats, PoolLimits
 from chutes_opencode.errors import UnknownOpenCodeError
 from tests.unit.engines.fleet import START_SECONDS, FakeServer, Fleet, play
 from tests.unit.relay.virtual_time import clock, run
@@ -128,25 +129,30 @@ def test_there_are_never_more_servers_than_allowed() -> None:
 
 
 def many_prompts(server: FakeServer) -> None:
-    server.served = 10
+    server.served = 20
 
 
 def much_memory(server: FakeServer) -> None:
+    server.served = SETTLED_PROMPTS
     server.mib = 1000.0
+
+
+def a_full_disk(server: FakeServer) -> None:
+    server.disk_mib = 100.0
 
 
 def many_folders(server: FakeServer) -> None:
     server.folders.count = 8
 
 
-@pytest.mark.parametrize("age", [many_prompts, much_memory, many_folders])
+@pytest.mark.parametrize("age", [many_prompts, much_memory, a_full_disk, many_folders])
 def test_an_old_server_is_replaced_without_dropping_anything(
     age: Callable[[FakeServer], None],
 ) -> None:
     async def story(fleet: Fleet) -> None:
         async with AsyncExitStack() as stack:
             old = await fleet.hold(stack)
-            await asyncio.sleep(10.0)
+            await fleet.prompt(seconds=10.0)
             age(old)
             await fleet.prompt(seconds=0.0)
             assert await fleet.prompt(seconds=0.0) is old, "it serves while the new one starts"
@@ -160,7 +166,33 @@ def test_an_old_server_is_replaced_without_dropping_anything(
         assert fleet.pool.stats().recycled == 1
 
     # One more than allowed, for as long as the old one drains.
-    play(story, max_servers=1, max_prompts=10, max_mib=1000.0, max_folders=8)
+    limits = {"max_prompts": 20, "max_mib": 1000.0, "max_disk_mib": 100.0, "max_folders": 8}
+    play(story, max_servers=1, **limits)
+
+
+def test_a_limit_below_what_a_server_needs_itself_does_not_replace_it_without_end() -> None:
+    async def story(fleet: Fleet) -> None:
+        for _ in range(100):
+            await fleet.prompt(seconds=3.0)
+        assert fleet.pool.stats().recycled == 0
+        fleet.servers[0].mib = GROWTH * 700.0
+        await fleet.prompt(seconds=3.0)
+        await asyncio.sleep(START_SECONDS + 1.0)
+        assert fleet.pool.stats().recycled == 1
+
+    play(story, max_mib=100.0)
+
+
+def test_a_server_serves_some_prompts_however_fast_it_grows() -> None:
+    async def story(fleet: Fleet) -> None:
+        for number in range(SETTLED_PROMPTS):
+            async with fleet.server() as server:
+                server.mib = 100.0 * 2**number
+                await asyncio.sleep(3.0)
+            assert len(fleet.starts) == (2 if server.served == SETTLED_PROMPTS else 1)
+            await asyncio.sleep(0.0)
+
+    play(story, max_mib=100.0)
 
 
 def test_unknown_memory_is_no_reason_to_replace() -> None:
@@ -229,6 +261,7 @@ def test_a_server_that_dies_is_cleared_away_while_its_prompts_still_have_it() ->
             new = await fleet.hold(stack)
             assert new is not dead
         assert (dead.prompts, new.prompts) == (0, 0)
+        assert fleet.pool.stats().interrupted == 1
 
     play(story)
 
@@ -370,7 +403,7 @@ def test_the_numbers_tell_what_it_does() -> None:
             await asyncio.sleep(0.1)
             with ThreadPoolExecutor(1) as elsewhere:
                 told = elsewhere.submit(fleet.pool.stats).result()
-            assert told == PoolStats(servers=1, starting=1, prompts=2, started=1)
+            assert told == EngineStats(servers=1, starting=1, prompts=2, started=1)
         await waiting
 
     play(story)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from chutes_opencode.engines.crash_record import DEATHS_FOR_A_START
 from chutes_opencode.errors import ConfigurationError, OpenCodeError, UnknownOpenCodeError
 from tests.unit.engines.fleet import START_SECONDS, Fleet, play
 
@@ -62,7 +63,7 @@ def test_a_crash_loop_ends_in_a_clear_error() -> None:
 
 def test_servers_that_die_before_a_prompt_ends_are_a_crash_loop_too() -> None:
     async def story(fleet: Fleet) -> None:
-        for _ in range(3):
+        for _ in range(3 * DEATHS_FOR_A_START):
             async with fleet.server() as server:
                 server.died.set()
             await asyncio.sleep(1.0)
@@ -71,6 +72,21 @@ def test_servers_that_die_before_a_prompt_ends_are_a_crash_loop_too() -> None:
         assert "its last words" in error.raw_message
 
     play(story, crash_limit=3)
+
+
+def test_after_a_death_the_next_start_comes_soon() -> None:
+    async def story(fleet: Fleet) -> None:
+        for _ in range(6):
+            async with fleet.server() as server:
+                server.died.set()
+            await asyncio.sleep(0.1)
+        pauses = [
+            later - sooner - START_SECONDS
+            for sooner, later in zip(fleet.starts, fleet.starts[1:], strict=False)
+        ]
+        assert pauses == pytest.approx([0.5, 1.0, 2.0, 2.0, 2.0])
+
+    play(story)
 
 
 def test_after_a_crash_loop_a_start_is_tried_now_and_then() -> None:
@@ -101,7 +117,7 @@ def test_a_prompt_that_ends_clears_the_count() -> None:
 
 def test_a_prompt_whose_server_is_gone_does_not_clear_it() -> None:
     async def story(fleet: Fleet) -> None:
-        for _ in range(2):
+        for _ in range(2 * DEATHS_FOR_A_START):
             async with fleet.server() as server:
                 server.api.gone = True  # its death is reported later
             server.died.set()

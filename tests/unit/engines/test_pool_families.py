@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
+from typing import Any, cast
 
 from tests.unit.engines.fleet import Fleet, play
 
@@ -52,3 +54,19 @@ def test_other_families_and_plans_without_one_are_left_alone() -> None:
         assert [server.stopped for server in fleet.servers] == [False] * 4
 
     play(story)
+
+
+def test_a_server_whose_relay_has_stopped_goes_when_another_one_is_needed() -> None:
+    async def story(fleet: Fleet) -> None:
+        async with AsyncExitStack() as stack:
+            relays = [SimpleNamespace(alive=True) for _ in range(2)]
+            servers = [await fleet.hold(stack, key) for key in "ab"]
+            for server, relay in zip(servers, relays, strict=True):
+                cast(Any, server.plan).relay = relay
+            relays[0].alive = False
+            await fleet.prompt("c")
+            assert [server.draining for server in servers] == [True, False]
+        await asyncio.sleep(1.0)
+        assert [server.stopped for server in servers] == [True, False]
+
+    play(story, max_servers=4)

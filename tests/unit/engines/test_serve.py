@@ -173,6 +173,46 @@ def test_a_session_is_kept_when_its_attempt_is_accepted(stage: MakeStage, *, acc
     assert ("delete" in played.api.calls) == (not accept)
 
 
+@pytest.mark.parametrize("trouble", [GONE, ApiError(500, None), OSError("no space")])
+def test_what_was_paid_for_is_not_lost_with_its_session(
+    stage: MakeStage, trouble: Exception
+) -> None:
+    played = stage()
+    played.kept.unsettled = trouble
+
+    evidence = played.run(keep_session=True)
+
+    assert (evidence.stopped, evidence.stderr) == ("unkept", str(trouble))
+    assert evidence.transcript.text == "Hello"
+    assert len(evidence.exchanges) == 1
+
+
+def test_the_session_of_a_turn_that_failed_need_not_be_settled(stage: MakeStage) -> None:
+    played = stage()
+    played.kept.unsettled = GONE
+
+    assert played.run(keep_session=True, accept=False).stopped is None
+
+
+def test_a_kept_session_that_a_next_turn_continues_stays_until_then(stage: MakeStage) -> None:
+    played = stage()
+    card = played.engine.sessions.place(None, engine="serve", version="1.18.33")
+    played.engine.sessions.keep_document("ses_9", card, "{}")
+
+    played.run(hold=True, session_id="ses_9")
+
+    assert played.kept.settled == [True]
+    assert "delete" not in played.api.calls, "it is kept, not held"
+
+
+def test_a_prompt_that_may_kill_its_server_gets_one_for_itself(stage: MakeStage) -> None:
+    played = stage()
+
+    played.run(alone=True)
+
+    assert [plan.exclusive for plan in played.pool.plans] == [True]
+
+
 def test_a_kept_session_is_forgotten_where_it_is_kept(stage: MakeStage) -> None:
     played = stage()
 
@@ -202,6 +242,21 @@ def test_a_held_session_is_continued_where_it_is_until_it_is_forgotten(stage: Ma
     assert (played.pool.open, played.api.calls.count("delete")) == (0, 1)
 
 
+def test_a_held_session_may_end_before_the_engine_does(stage: MakeStage) -> None:
+    played = stage()
+
+    async def story() -> Evidence:
+        await played.prompt(hold=True)
+        closing = asyncio.create_task(played.engine.close())
+        await asyncio.sleep(0)
+        second = await played.prompt(hold=True, session_id="ses_1")
+        await played.engine.forget("ses_1")
+        await closing
+        return second
+
+    assert played.play(story).transcript.text == "Hello"
+
+
 def test_a_turn_that_failed_holds_nothing(stage: MakeStage) -> None:
     played = stage()
 
@@ -213,7 +268,10 @@ def test_a_turn_that_failed_holds_nothing(stage: MakeStage) -> None:
     assert "delete" in played.api.calls
 
 
-def test_what_is_still_held_goes_with_the_engine(stage: MakeStage) -> None:
+def test_what_is_still_held_goes_with_the_engine(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_module, "TIDY_SECONDS", 0.1)
     played = stage()
 
     played.run(hold=True)
@@ -290,7 +348,7 @@ def test_a_server_that_is_not_ready_in_time_is_a_timeout(stage: MakeStage) -> No
         played.pool.wait = asyncio.Event()
         await played.prompt(timeout_seconds=0.05)
 
-    with pytest.raises(PromptTimeoutError, match="no opencode server was ready"):
+    with pytest.raises(PromptTimeoutError, match=r"waited 0\.05 s for an opencode server"):
         played.play(story)
 
 
@@ -326,3 +384,13 @@ def test_a_prompt_that_is_cancelled_leaves_neither_session_nor_place(
     assert played.pool.open == 0
     assert played.api.calls == ["send", "abort", "delete"]
     assert played.server.draining, "its session does not end"
+
+
+def test_on_a_closed_engine_nothing_is_begun_any_more(stage: MakeStage) -> None:
+    played = stage()
+    played.run()
+
+    with pytest.raises(ConfigurationError, match="was closed while the prompt ran"):
+        played.run()
+
+    assert len(played.pool.plans) == 1

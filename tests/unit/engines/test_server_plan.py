@@ -99,6 +99,15 @@ def test_another_relay_parts_them(plan: ServerPlan) -> None:
         assert replace(plan, relay=another).key != plan.key
 
 
+def test_a_new_relay_on_an_old_port_parts_them(plan: ServerPlan, relay: Relay) -> None:
+    class Successor(Relay):
+        """Stands at the URL of one that has stopped."""
+
+        url = relay.url
+
+    assert replace(plan, relay=Successor()).key != plan.key
+
+
 @pytest.mark.parametrize("change", [{"exclusive": True}, {"prepare": lambda _: Launch("", {})}])
 def test_how_it_is_used_does_not(plan: ServerPlan, change: dict[str, Any]) -> None:
     assert replace(plan, **change).key == plan.key

@@ -300,6 +300,14 @@ def test_what_cannot_go_on_is_aborted(fields: dict[str, Any], stopped: str) -> N
     assert played.ended_at < 1
 
 
+def test_an_answer_that_only_says_the_relay_has_stopped_is_none() -> None:
+    played = Play(answers)
+    played.wire.halted = True
+
+    assert played.run().stopped == "relay"
+    assert played.api.calls == ["send"]
+
+
 @pytest.mark.parametrize(
     ("abort", "health", "killed"),
     [

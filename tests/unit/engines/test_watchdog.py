@@ -14,6 +14,7 @@ CALLED = Exchange(status=200, finish_reason="tool_calls")
 CALLED_OF_OLD = Exchange(status=200, finish_reason="function_call")
 WHOLE = Exchange(status=200, finish_reason="stop")
 REFUSED = Exchange(refused="max_requests")
+SUB_AGENTS = Exchange(status=200, finish_reason="stop", parent_session_id="ses_main")
 
 
 class FakeProgress:
@@ -53,6 +54,8 @@ def after(progress: FakeProgress, seconds: float, **request: object) -> str | No
         pytest.param((CALLED,), "tool", 100, id="a tool"),
         pytest.param((CALLED_OF_OLD,), "tool", 100, id="a function"),
         pytest.param((CALLED, WHOLE), "finish", 5, id="the end"),
+        pytest.param((CALLED, SUB_AGENTS), "tool", 100, id="a tool beside a sub-agent that ended"),
+        pytest.param((SUB_AGENTS,), "finish", 5, id="nothing but a sub-agent"),
         pytest.param((REFUSED,), "finish", 5, id="a refusal"),
     ],
 )

@@ -57,6 +57,7 @@ def test_defaults(place: Place) -> None:
         "server_idle_seconds": 300.0,
         "server_max_prompts": 2000,
         "server_max_mib": 2500,
+        "server_max_disk_mib": 4096,
         "server_max_folders": 256,
         "log_level": "warning",
         "log_format": "console",
