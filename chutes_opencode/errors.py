@@ -331,7 +331,10 @@ class PromptTimeoutError(TransientError):
     """Our deadline passed; the whole process tree was gone when this was raised."""
 
     default_error_type = "timeout"
-    default_hint = "Raise timeout_seconds, or make the prompt's work smaller."
+    default_hint = (
+        "Raise timeout_seconds (or deadline_seconds, if that was shorter), or make the prompt's "
+        "work smaller."
+    )
 
 
 class UnknownOpenCodeError(TransientError):

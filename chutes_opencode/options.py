@@ -161,7 +161,9 @@ def _check_relay(options: Options) -> None:
         raise ConfigurationError(
             raw_message=f"{options.provider.name} speaks a wire of its own, which the relay does "
             "not read",
-            hint="Pass relay=False (--no-relay): opencode then talks to it itself, and a command "
+            hint='Use engine="run" or "serve" with relay=False (--no-relay).'
+            if options.engine == "direct"
+            else "Pass relay=False (--no-relay): opencode then talks to it itself, and a command "
             "of its agent can read the key.",
         )
     names: tuple[object, ...] = options.fallback_models

@@ -224,10 +224,13 @@ def _stopped(
     evidence: Evidence, upstream: OpenCodeError | None, timeout_seconds: float
 ) -> OpenCodeError:
     if evidence.stopped == "timeout" or evidence.stopped in _PHASES:
-        late = f"the prompt did not end within {timeout_seconds:g} s"
+        late = f"the prompt did not end within {round(timeout_seconds, 2):g} s"
         error: OpenCodeError = PromptTimeoutError(
             exit_code=evidence.returncode,
             raw_message=_PHASES.get(evidence.stopped, late),
+            hint=f"Raise the setting {evidence.stopped}_seconds, if that is to be expected."
+            if evidence.stopped in _PHASES
+            else PromptTimeoutError.default_hint,
         )
         error.__cause__ = evidence.ended or upstream
         return error

@@ -113,7 +113,10 @@ def prompt(
     ] = 0,
     engine: Annotated[
         Engine,
-        typer.Option(help="run: an opencode for this prompt; direct: a chat without opencode."),
+        typer.Option(
+            help="auto: run, or what keeps the --session; run: an opencode for this prompt; "
+            "serve: a session on a server; direct: a plain chat without opencode."
+        ),
     ] = Engine.AUTO,
     no_relay: Annotated[
         bool,

@@ -1,10 +1,10 @@
 """The tool outputs that opencode has cut: it keeps each whole in a file, for the agent to read.
 
 opencode deletes them after a week; by then they would fill a warm server's disk. So they last as
-long as their prompt: what its sessions name goes with it, the rest (of a tool that was stopped)
-when the server has no prompt in flight, or when it is replaced. Until then every agent of the
-server may read them, also another prompt's: opencode has one folder for all of them, and tells
-which is whose only afterwards.
+long as their prompt: what its sessions name goes with it, the rest (at times opencode writes one
+twice, and names one of them, seen) when the server has no prompt in flight, or when it is replaced.
+Until then every agent of the server may read them, also another prompt's: opencode has one folder
+for all of them, and says whose each is only afterwards.
 """
 
 from __future__ import annotations

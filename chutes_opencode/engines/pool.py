@@ -148,6 +148,8 @@ class ServerPool:
         server = held.server
         server.prompts -= 1
         server.served += 1
+        if held.empty:
+            server.purge_outputs()
         held.used_at = _now()
         if server.alive:
             self._crashes.forget(held.plan.key)

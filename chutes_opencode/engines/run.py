@@ -28,7 +28,7 @@ from chutes_opencode.opencode.config import (
     render_config,
 )
 from chutes_opencode.opencode.history import import_document
-from chutes_opencode.opencode.sessions import SessionStore
+from chutes_opencode.opencode.sessions import SessionCard, SessionStore
 from chutes_opencode.opencode.transcript import (
     parse_run_error,
     transcript_from_events,
@@ -99,6 +99,7 @@ class RunEngine:
                     )
                 )
                 if seat.card is not None and seat.session_id is not None:
+                    _refuse_other_folder(seat, seat.card)
                     await asyncio.to_thread(shutil.copytree, seat.card.data, workspace.data)
                 heard = InOrder(observe)
                 wire = await self._wire(stack, request, terms, workspace, seat, heard)
@@ -270,6 +271,20 @@ class RunEngine:
             queued_s=wire.queued_s() or 0.0,
             relayed=wire.relayed,
             ended=wire.error(),
+        )
+
+
+def _refuse_other_folder(seat: Seat, card: SessionCard) -> None:
+    """Refuse to continue a session in another folder: opencode would wait for its end for ever.
+
+    Raises:
+        ConfigurationError: Names the session's folder.
+    """
+    if seat.work_dir != Path(card.work_dir).resolve():
+        raise ConfigurationError(
+            raw_message=f"session {seat.session_id} works in {card.work_dir}, not {seat.work_dir}",
+            hint="Leave work_dir= (--work-dir, --here) out: it goes on where it was. One that "
+            'engine="serve" keeps may move.',
         )
 
 

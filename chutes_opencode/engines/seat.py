@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chutes_opencode.engines.base import Evidence
@@ -64,7 +64,9 @@ async def take_seat(
         keep = request.keep_session if isinstance(request.keep_session, Path) else None
         card = sessions.place(keep, engine=engine, version=version)
         try:
-            yield Seat(work_folder(request, Path(card.work_dir)), None, card)
+            folder = work_folder(request, Path(card.work_dir))
+            # A later turn goes on in the same folder, whoever's it is.
+            yield Seat(folder, None, replace(card, work_dir=str(folder)))
         except BaseException:
             sessions.discard(card)
             raise

@@ -12,6 +12,7 @@ from pathlib import Path
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.engines.kept import Copy, KeptSessions, drop
 from chutes_opencode.engines.leftovers import end_leftovers
+from chutes_opencode.engines.outputs import delete_outputs
 from chutes_opencode.engines.plans import Plans
 from chutes_opencode.engines.pool import ServerPool
 from chutes_opencode.engines.seat import Seat, take_seat
@@ -162,6 +163,7 @@ class ServeEngine:
             await self.forget(session_id)
         if self._tidying:
             await asyncio.wait(self._tidying, timeout=TIDY_SECONDS)
+        await self.kept.close()
         await self.pool().detach(self)
 
     # --- the stage -------------------------------------------------------------------------------
@@ -247,6 +249,7 @@ class ServeEngine:
         """End what the prompt's tools have left, and delete the session while others go on."""
         if stage.shells:
             await end_leftovers(stage.shells)
+            await delete_outputs(stage.server, stage.shells)
         if not stage.kept:
             task = asyncio.create_task(drop(stage.copy))
             self._tidying.add(task)

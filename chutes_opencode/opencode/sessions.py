@@ -115,7 +115,9 @@ class SessionStore:
             if found[name] != value:
                 raise ConfigurationError(
                     raw_message=f"{session_id} is bound to {name} {found[name]}, not {value}",
-                    hint="Continue it where it was made, or begin a new session.",
+                    hint=f"Pass engine={card.engine!r} (--engine …), or begin a new one."
+                    if name == "engine"
+                    else "Continue it where it was made, or begin a new session.",
                 )
         return card
 

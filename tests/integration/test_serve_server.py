@@ -146,7 +146,7 @@ def test_a_server_answers_and_leaves_nothing(
 
         session_id = messages[0]["info"]["sessionID"]
         assert (await api.info(session_id))["directory"] == str(folder)
-        assert (await api.info(session_id))["permission"] == DENY
+        assert (await api.info(session_id))["permission"] == list(DENY)
         with pytest.raises(ApiError) as raised:
             await send(server, session_id, "Hi", model="org/nobody")
         assert raised.value.body is not None

@@ -162,7 +162,8 @@ def test_a_closed_set_makes_no_engine_that_nobody_closes(engines: EngineSet, nam
 def test_an_engine_that_is_made_during_the_close_is_closed(
     engines: EngineSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    making, go_on, closed = threading.Event(), threading.Event(), []
+    making, go_on = threading.Event(), threading.Event()
+    closed: list[object] = []
 
     class Slow:
         """An engine that takes a while to be made."""

@@ -120,6 +120,9 @@ class FakeKept:
     async def forget(self, session_id: str) -> None:
         self.forgotten.append(session_id)
 
+    async def close(self) -> None:
+        pass
+
 
 class Stage:
     """An engine whose server, pool and sessions are ours; relay and provider are real."""
@@ -130,7 +133,7 @@ class Stage:
         self.work.mkdir()
         self.api = FakeApi(Agent(self))
         self.server = cast(Any, FakeServer(self.api, marker="system-marker"))
-        self.server.workspace = SimpleNamespace(root=folder)
+        self.server.workspace = Workspace(folder)
         self.server.folders = SimpleNamespace(place=self._place)
         self.pool, self.kept = FakePool(self), FakeKept(self)
         self.events: list[Event] = []

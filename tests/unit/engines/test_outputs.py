@@ -128,8 +128,14 @@ def test_it_is_bounded(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     "odd",
-    [{}, {"parts": [{}]}, {"parts": [{"state": None}]}, {"parts": [{"state": {"metadata": None}}]}]
-    + [row(path) for path in (None, 5, [])],
+    [
+        {},
+        {"parts": [{}]},
+        {"parts": [{"state": None}]},
+        {"parts": [{"state": {"metadata": None}}]},
+        row(None),
+        row(5),
+    ],
     ids=str,
 )
 def test_parts_without_an_output_name_none(odd: dict[str, Any]) -> None:

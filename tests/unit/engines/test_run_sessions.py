@@ -145,5 +145,26 @@ def test_a_kept_session_may_have_a_work_dir_of_the_callers(
     assert evidence.work_dir == tmp_path
 
 
+def test_a_session_goes_on_in_the_folder_that_it_began_in(stage: MakeStage, tmp_path: Path) -> None:
+    made = stage()
+    made.run(keep_session=True, work_dir=tmp_path)
+
+    made.run(session_id=SESSION, keep_session=True)
+
+    assert made.opencode.commands["run"].cwd == tmp_path
+
+
+def test_a_session_is_not_continued_in_another_folder(stage: MakeStage, tmp_path: Path) -> None:
+    """opencode would answer and then wait for its own end for ever (seen)."""
+    made = stage()
+    made.run(keep_session=True)
+
+    with pytest.raises(ConfigurationError, match=r"works in .*, not ") as raised:
+        made.run(session_id=SESSION, keep_session=True, work_dir=tmp_path)
+
+    assert "work_dir" in raised.value.hint
+    assert database(made)
+
+
 def test_closing_has_nothing_to_end(stage: MakeStage) -> None:
     asyncio.run(stage().engine.close())

@@ -197,6 +197,18 @@ def test_a_failure_of_the_model_is_in_the_message() -> None:
     assert evidence.transcript.error == ERROR
 
 
+def test_a_refusal_that_points_at_the_log_is_explained() -> None:
+    played = Play(wire=FakeWire())
+    body = {"name": "UnknownError", "data": {"message": "Check server logs", "ref": "err_1"}}
+    played.api.failing["send"] = ApiError(500, body)
+    played.server.explained = {"err_1": "Model not found: chutes/m"}
+
+    evidence = played.run()
+
+    told = {"message": "Model not found: chutes/m", "ref": "err_1"}
+    assert evidence.run_error == {"name": "UnknownError", "data": told}
+
+
 @pytest.mark.parametrize(
     ("status", "body", "fields", "run_error", "stopped"),
     [

@@ -111,9 +111,13 @@ class FakeServer:
         self.marker = marker
         self.draining = self.killed = False
         self.alive = True
+        self.explained: dict[str, str] = {}
 
     def stderr_tail(self) -> str:
         return "its last words"
+
+    def explain(self, ref: str) -> str | None:
+        return self.explained.get(ref)
 
     async def kill(self) -> None:
         self.killed = True
