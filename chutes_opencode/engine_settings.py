@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from chutes_opencode.settings_fields import Count, Interval, Seconds
+from chutes_opencode.settings_fields import Count, Interval, Lower, Seconds
 
 _OF_THE_PROCESS = "of this process: the newest instance's value holds"
 
@@ -14,6 +15,9 @@ _OF_THE_PROCESS = "of this process: the newest instance's value holds"
 class EngineSettings(BaseModel):
     """A part of `Settings`."""
 
+    engine: Annotated[Literal["auto", "run", "serve", "direct"], Lower] = Field(
+        "auto", description="The engine of instances that leave it at auto."
+    )
     timeout_seconds: Seconds = Field(600.0, description="What one attempt may take, in seconds.")
     deadline_seconds: Seconds | None = Field(
         None, description="What a whole call may take, waits included, in seconds; None: no end."

@@ -102,7 +102,8 @@ class ChutesOpenCodeLLM:
             base_url: Root of its API; None: the setting, or what its registry entry says.
             engine: "run": an opencode process per prompt; "serve": a session per prompt on a warm
                 opencode server; "direct": a plain chat completion without opencode; "auto": the
-                first single prompt as "run", all others and every batch as "serve".
+                setting `engine`; that is "auto", too: the first single prompt as "run", all others
+                and every batch as "serve".
             params: Sampling parameters of every prompt.
             tools: MCP servers for every prompt: `McpServer`, or objects with name, hostname, port.
             builtin_tools: False: no shell, no files, no web: a pure chat.
@@ -153,7 +154,7 @@ class ChutesOpenCodeLLM:
             model=model,
             system_message=system_message,
             provider=entry,
-            engine=engine,
+            engine=self.settings.engine if engine == "auto" else engine,
             params=params or Params(),
             tools=tool_servers(tools),
             builtin_tools=builtin_tools,
@@ -171,7 +172,7 @@ class ChutesOpenCodeLLM:
             fallback_models=tuple(fallback_models),
             cache=None if cache is None else as_folder(cache, "cache").absolute(),
         )
-        if engine == "direct":
+        if self._options.engine == "direct":
             refuse_arguments(given)
         self._log_name = logging_name
         self._log_level = level_name(logging_level) or self.settings.log_level

@@ -61,6 +61,8 @@ def temp_folder(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     monkeypatch.setenv("CHUTES_OPENCODE_HOME", str(package_home))
     monkeypatch.setenv("CHUTES_OPENCODE_MAX_PROCESSES", "2")
+    # Tests of warm servers name their engine, and close what they open.
+    monkeypatch.setenv("CHUTES_OPENCODE_ENGINE", "run")
     monkeypatch.setenv("OPENCODE_BIN", str(opencode))
     return tmp_path / "temp"
 

@@ -301,6 +301,15 @@ def test_closing_ends_the_engine_and_the_instance_can_be_used_again(engine: Echo
     assert instance.prompt("hi").success
 
 
+@pytest.mark.parametrize(("asked", "engine"), [("auto", "serve"), ("run", "run")])
+def test_the_setting_names_the_engine_of_those_that_leave_it_open(
+    monkeypatch: pytest.MonkeyPatch, asked: str, engine: str
+) -> None:
+    monkeypatch.setenv("CHUTES_OPENCODE_ENGINE", "serve")
+
+    assert f"engine={engine!r}" in repr(ChutesOpenCodeLLM("m", engine=asked))
+
+
 def test_its_repr_tells_no_secret(engine: EchoEngine) -> None:
     assert repr(llm()) == "ChutesOpenCodeLLM(model='m', provider='chutes', engine='auto')"
 

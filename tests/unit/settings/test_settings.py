@@ -43,6 +43,7 @@ def test_defaults(place: Place) -> None:
         "providers_file": None,
         "auto_refresh": True,
         "refresh_interval": 3600.0,
+        "engine": "auto",
         "timeout_seconds": 600.0,
         "deadline_seconds": None,
         "retries": 3,
