@@ -282,8 +282,13 @@ def test_a_session_of_another_engine_host_or_version_is_refused(
 
 @pytest.mark.parametrize("keeper", ["run", "serve"])
 def test_the_automatic_choice_follows_the_session(
-    simulator: Simulator, make: Make, sessions: Path, keeper: str
+    simulator: Simulator,
+    make: Make,
+    sessions: Path,
+    keeper: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("CHUTES_OPENCODE_ENGINE", "auto")
     other = {"run": "serve", "serve": "run"}[keeper]
     session = make(engine=keeper).prompt("one", keep_session=True).session_id
     automatic = make(engine="auto")

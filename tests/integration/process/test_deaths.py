@@ -144,10 +144,14 @@ def test_a_supervisor_killed_before_it_has_started_anything_is_an_error(
     (folder / "sleeps.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.setattr(process, "SUPERVISOR", folder / "sleeps.py")
 
+    def sleeps(pid: int) -> bool:
+        return b"sleeps.py" in (supervisor.read_bytes(f"/proc/{pid}/cmdline") or b"")
+
     async def main() -> None:
         starting = asyncio.create_task(run(shell(folder, "exit 0")))
-        await asyncio.sleep(0)
-        os.kill(supervisor.children_of(os.getpid())[-1], signal.SIGKILL)
+        while not (stubs := [pid for pid in supervisor.children_of(os.getpid()) if sleeps(pid)]):
+            await asyncio.sleep(0.01)
+        os.kill(stubs[0], signal.SIGKILL)
         with pytest.raises(OSError, match=r"^the process supervisor could not be started$"):
             await starting
 
