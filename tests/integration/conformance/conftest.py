@@ -18,7 +18,7 @@ from mcp.server import MCPServer
 from chutes_opencode import Simulator
 from chutes_opencode.supervisor import WORKSPACE_MARKER
 from tests.integration.conformance.differences import ENGINES
-from tests.integration.conformance.play import AT_ONCE, Outcome, Stage
+from tests.integration.conformance.play import AT_ONCE, Outcome, Stage, account
 from tests.integration.conformance.scenarios import SCENARIOS
 from tests.integration.conftest import OURS, PROXIES
 
@@ -58,7 +58,12 @@ def outcomes(
 @contextmanager
 def _machine(folder: Path, opencode: Path, package_home: Path) -> Iterator[Stage]:
     """A machine that knows nothing of us, as each other test has it for itself."""
-    with pytest.MonkeyPatch.context() as patch, Simulator() as simulator, _remote() as remote:
+    accounts = {"extra_api_tokens": [account(engine) for engine in ENGINES]}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Simulator(accounts) as simulator,
+        _remote() as remote,
+    ):
         for name in os.environ:
             if name.startswith(OURS) or name.upper() in PROXIES:
                 patch.delenv(name)

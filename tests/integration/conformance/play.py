@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,8 @@ class Stage:
         assert engine in ENGINES
         played = list(scenarios)
         self._simulator.reset()
+        # An account of its own: else it would know what the engine before it learnt of the limits.
+        os.environ["CHUTES_API_TOKEN"] = account(engine)
         with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
             answers = list(pool.map(lambda one: self._answers(stack, engine, one), played))
         requests, bill = self._simulator.requests, self._simulator.bill.entries
@@ -174,6 +177,11 @@ class Stage:
             {str(path.relative_to(work)): path.read_bytes().decode() for path in files},
             self._temp,
         )
+
+
+def account(engine: str) -> str:
+    """Return the key with which an engine asks."""
+    return f"cpk_conformance_{engine.replace(' ', '_')}"
 
 
 def _answer(llm: ChutesOpenCodeLLM, call: Mapping[str, Any]) -> Answer:
