@@ -32,7 +32,7 @@ class Crashes:
 
     def forgives(self, evidence: Evidence) -> bool:
         """Tell whether an attempt died with a server that others shared; count it then."""
-        if evidence.stopped != "crash" or self.alone:
+        if evidence.stopped != "crash" or evidence.alone or self.alone:
             return False
         self.count += 1
         self._suspicions += evidence.tools_ran

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, TypeGuard
 
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.errors import ConfigurationError
@@ -64,6 +64,7 @@ INSTANCE_SHAPES: Mapping[str, Shape] = {
     "settings": ((Settings, NoneType), "what load_settings() returns"),
     "log_dir": ((str, Path, NoneType), "a path"),
     "logging_name": ((str,), "a string"),
+    # isinstance takes the abstract class, for which mypy has no type.
     "on_event": ((Callable, NoneType), "a function"),  # type: ignore[dict-item]
     "extra_cli_args": ((list, tuple), "a list of arguments"),
 }
@@ -240,7 +241,7 @@ def _is_variable(name: object, value: object) -> bool:
         return False
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -259,7 +260,7 @@ def _check_limits(limits: Limits) -> None:
             raise ConfigurationError(raw_message=f"limits.{name} must be at least 1, not {count!r}")
     for name in ("max_cost_usd", "max_total_cost_usd"):
         usd: object = getattr(limits, name)
-        if usd is not None and not (_is_number(usd) and usd >= 0):  # type: ignore[operator]
+        if usd is not None and not (_is_number(usd) and usd >= 0):
             raise ConfigurationError(
                 raw_message=f"limits.{name} must be a number of US dollars, not {usd!r}"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from chutes_opencode.errors import OpenCodeError
+from chutes_opencode.errors import ConfigurationError, OpenCodeError
 from chutes_opencode.events import Event
 from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
@@ -41,6 +41,7 @@ class Evidence:
         queued_s: Seconds of it that were spent waiting for the first permit of the relay.
         relayed: Whether its requests went by the relay.
         ended: What the relay ended it for; None: it did not, or was not there.
+        alone: Whether no other prompt shared its process.
     """
 
     transcript: Transcript = field(default_factory=Transcript)
@@ -55,6 +56,7 @@ class Evidence:
     queued_s: float = 0.0
     relayed: bool = False
     ended: OpenCodeError | None = None
+    alone: bool = False
 
     @property
     def failures(self) -> int:
@@ -84,6 +86,14 @@ def _attempts_in_vain(exchanges: tuple[Exchange, ...]) -> int:
     """Read it off the relay's numbers: they leave out refusals that were not the step's fault."""
     sent = [e for e in exchanges if not e.replayed and (e.status is not None or e.error)]
     return sent[-1].attempt if sent and not sent[-1].whole else 0
+
+
+def not_run(error: OSError) -> ConfigurationError:
+    """Return what is raised where the machine lets no opencode run."""
+    return ConfigurationError(
+        raw_message=f"opencode could not be run: {error}",
+        hint="Check that the opencode binary and work_dir can be used and the disk has space.",
+    )
 
 
 class Engine(Protocol):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from chutes_opencode.attachments import PDF_TYPE
 from chutes_opencode.errors import ConfigurationError
-from chutes_opencode.events import Event, ReasoningDelta, StepRestarted, TextDelta
 from chutes_opencode.opencode.config import Target, body_values, output_limit
 from chutes_opencode.request import FilePart, PromptRequest
-from chutes_opencode.results import Exchange, Message, Part, ReasoningPart, TextPart, Usage
+from chutes_opencode.results import Exchange, Message, Part, ReasoningPart, Usage
 
 ChatRow = Mapping[str, Any]
 """A message as it stands in a request's body."""
@@ -125,30 +123,6 @@ def _file_part(file: FilePart) -> dict[str, Any]:
 
 
 # --- what was answered ----------------------------------------------------------------------------
-
-
-class Heard:
-    """What the model has written so far in the present try of its answer."""
-
-    def __init__(self) -> None:
-        """Hear nothing yet."""
-        self._deltas: list[TextDelta | ReasoningDelta] = []
-
-    def take(self, event: Event) -> None:
-        """Note an event of the relay's."""
-        if isinstance(event, TextDelta | ReasoningDelta):
-            self._deltas.append(event)
-        elif isinstance(event, StepRestarted):
-            self._deltas.clear()
-
-    def parts(self) -> tuple[Part, ...]:
-        """Return the text and the reasoning, in the order in which they were written."""
-        runs = groupby(self._deltas, key=type)
-        return tuple(_part(kind, "".join(delta.text for delta in run)) for kind, run in runs)
-
-
-def _part(kind: type, text: str) -> Part:
-    return TextPart(text) if kind is TextDelta else ReasoningPart(text)
 
 
 def answer_message(

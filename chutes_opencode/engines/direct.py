@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.engines.chat import (
     ChatRow,
-    Heard,
     answer_message,
     answered_message,
     asked_messages,
@@ -26,6 +25,7 @@ from chutes_opencode.engines.chat import (
     refuse_arguments,
 )
 from chutes_opencode.engines.clock import AttemptClock
+from chutes_opencode.engines.heard import Heard
 from chutes_opencode.engines.post import Post, tell_safely
 from chutes_opencode.errors import ConfigurationError, UnknownOpenCodeError
 from chutes_opencode.events import Event, StepEnd

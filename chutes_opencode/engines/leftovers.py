@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
+from chutes_opencode.engines.off_loop import off_loop
 from chutes_opencode.process import end_marked
 
 SESSION_MARKER = "CHUTES_OPENCODE_SESSION"
@@ -49,7 +50,7 @@ async def end_leftovers(session_ids: Iterable[str]) -> int:
 async def end_all_marked(name: str, values: Iterable[str]) -> int:
     """Kill the processes with one of these values in a variable; see `end_leftovers`."""
     wanted = tuple(dict.fromkeys(value for value in values if value))
-    ending = asyncio.create_task(_ended(name, wanted))
+    ending = asyncio.create_task(off_loop(_end, name, wanted))
     cancelled: asyncio.CancelledError | None = None
     while not ending.done():
         try:
@@ -59,13 +60,6 @@ async def end_all_marked(name: str, values: Iterable[str]) -> int:
     if cancelled is not None:
         raise cancelled
     return ending.result()
-
-
-async def _ended(name: str, values: tuple[str, ...]) -> int:
-    try:
-        return await asyncio.to_thread(_end, name, values)
-    except RuntimeError:  # the interpreter ends, there are no threads any more
-        return _end(name, values)
 
 
 def _end(name: str, values: tuple[str, ...]) -> int:

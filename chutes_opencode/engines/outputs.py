@@ -89,7 +89,7 @@ def _size(folder: Path) -> int:
 
 def _names(folder: Path) -> set[str]:
     try:
-        return {name for name in os.listdir(folder) if name.startswith(_PREFIX)}  # noqa: PTH208
+        return {name for name in os.listdir(folder) if name.startswith(_PREFIX)}  # noqa: PTH208 - iterdir makes a Path of each
     except OSError:
         return set()
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from chutes_opencode.engines.base import Evidence, Observe
+from chutes_opencode.engines.base import Evidence, Observe, not_run
 from chutes_opencode.engines.clock import AttemptClock
 from chutes_opencode.engines.commands import Commands, read_text, without_plugins
 from chutes_opencode.engines.seat import Seat, settle, take_seat
@@ -116,11 +116,7 @@ class RunEngine:
                         return replace(evidence, stopped="unkept", stderr=str(error))
                 return evidence
         except OSError as error:
-            raise ConfigurationError(
-                raw_message=f"opencode could not be run: {error}",
-                hint="Check that the opencode binary and work_dir can be used and the disk has "
-                "space.",
-            ) from error
+            raise not_run(error) from error
 
     async def forget(self, session_id: str) -> None:
         """Remove a kept session; see `Engine.forget`."""

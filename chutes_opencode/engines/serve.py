@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from chutes_opencode.engines.base import Evidence, Observe
+from chutes_opencode.engines.base import Evidence, Observe, not_run
 from chutes_opencode.engines.kept import Copy, KeptSessions, drop
 from chutes_opencode.engines.leftovers import end_leftovers
 from chutes_opencode.engines.outputs import delete_outputs
@@ -138,11 +138,7 @@ class ServeEngine:
         except ApiError as error:
             raise ConfigurationError(raw_message=f"opencode serve refused: {error}") from error
         except OSError as error:
-            raise ConfigurationError(
-                raw_message=f"opencode could not be run: {error}",
-                hint="Check that the opencode binary and work_dir can be used and the disk has "
-                "space.",
-            ) from error
+            raise not_run(error) from error
 
     async def forget(self, session_id: str) -> None:
         """Remove a kept session; see `Engine.forget`."""
@@ -191,7 +187,7 @@ class ServeEngine:
             if not timeout.expired():
                 raise
             raise PromptTimeoutError(
-                raw_message=f"waited {request.timeout_seconds:g} s for {waits.what}"
+                raw_message=f"waited {request.timeout_seconds:.1f} s for {waits.what}"
             ) from None
         finally:
             told.cancel()

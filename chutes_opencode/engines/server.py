@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from chutes_opencode.engines.base import not_run
 from chutes_opencode.engines.commands import read_text
 from chutes_opencode.engines.folder_pool import delete_path
 from chutes_opencode.engines.folders import Folders
@@ -115,10 +116,7 @@ class Server:
                 server._resources = stack.pop_all()
                 return server
         except OSError as error:
-            raise ConfigurationError(
-                raw_message=f"opencode serve could not be run: {error}",
-                hint="Check that the opencode binary can be used and the disk has space.",
-            ) from error
+            raise not_run(error) from error
 
     def __repr__(self) -> str:
         """Its process and what it does."""

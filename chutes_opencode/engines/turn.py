@@ -13,17 +13,18 @@ from typing import Any
 from chutes_opencode.catalog.models import Price
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.engines.clock import AttemptClock
+from chutes_opencode.engines.heard import Heard
 from chutes_opencode.engines.server import Server
 from chutes_opencode.engines.telling import Row, Telling
 from chutes_opencode.engines.watchdog import TOOL_FINISHES
 from chutes_opencode.engines.wire import Wire
-from chutes_opencode.events import Event, RequestStarted, StepRestarted, TextDelta
+from chutes_opencode.events import Event
 from chutes_opencode.limits import cost_usd
 from chutes_opencode.masking import mask, mask_value
 from chutes_opencode.opencode.api import ApiError, ServerGoneError
 from chutes_opencode.opencode.transcript import transcript_from_export
 from chutes_opencode.request import FilePart, PromptRequest
-from chutes_opencode.results import Transcript
+from chutes_opencode.results import Part, TextPart, Transcript
 
 LOOK_SECONDS = 0.25
 # An abort takes some milliseconds, and what follows it little more.
@@ -82,7 +83,7 @@ class Turn:
         self._refusal: ApiError | None = None
         self._answer: Row = {}
         self.rows: Sequence[Row] = ()
-        self._heard = ""
+        self._heard = Heard()
         self._observe = observe
         self.telling = Telling(self._hear, self.read, text=not relayed)
 
@@ -110,18 +111,15 @@ class Turn:
         # The books are whole when the way is closed: what was under way is cut and priced.
         await wire.close()
         self.rows = self._only_answer(wire) or await self.read()
-        if self._stop == "crash" and self._heard:
-            said = {"role": "assistant"}
-            self.rows = [*self.rows, {"info": said, "parts": [_text_part(mask(self._heard))]}]
+        if self._stop == "crash" and (said := self._heard.parts()):
+            row = {"info": {"role": "assistant"}, "parts": [_said_part(part) for part in said]}
+            self.rows = [*self.rows, row]
         await self.telling.end(self.rows)
         return self._evidence(wire, started)
 
     def _hear(self, event: Event) -> None:
         """Tell an event, and remember the text of the step, should the server die in it."""
-        if isinstance(event, TextDelta):
-            self._heard += event.text
-        elif isinstance(event, RequestStarted | StepRestarted):
-            self._heard = ""
+        self._heard.take(event)
         self._observe(event)
 
     async def read(self) -> Sequence[Row]:
@@ -222,6 +220,7 @@ class Turn:
             queued_s=wire.queued_s() or 0.0,
             relayed=wire.relayed,
             ended=wire.error(),
+            alone=seated.server.plan.exclusive,
         )
 
     def _returncode(self, transcript: Transcript) -> int:
@@ -261,6 +260,12 @@ def _priced(transcript: Transcript, price: Price | None) -> Transcript:
 
 def _text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
+
+
+def _said_part(part: Part) -> dict[str, str]:
+    """Return what was heard as a part of opencode's message."""
+    text = getattr(part, "text", "")
+    return {"type": "text" if isinstance(part, TextPart) else "reasoning", "text": mask(text)}
 
 
 def _file_part(part: FilePart) -> dict[str, str]:

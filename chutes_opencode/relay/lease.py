@@ -80,18 +80,6 @@ class Lease:
             booking.end(STOPPED, relay_stopped())
         return booking
 
-    def announce(self, session_id: str) -> None:
-        """Name the session of the prompt that was opened without one.
-
-        Raises:
-            ValueError: There is no such prompt.
-        """
-        with self._lock:
-            unbound = [open for open in self._bookings if open.ledger.main_session is None]
-            if not unbound:
-                raise ValueError("every prompt of this lease has its session already")
-            unbound[0].ledger.bind(session_id)
-
     def find(self, session_id: str | None, parent: str | None) -> Booking | None:
         """Return the open prompt that a request belongs to; None, and count it: there is none.
 

@@ -35,3 +35,10 @@ def test_whose_tools_were_at_work_is_alone_sooner() -> None:
     forgiven = [crashes.forgives(AT_WORK) for _ in range(ALONE_AFTER_TOOLS + 1)]
 
     assert forgiven == [True] * ALONE_AFTER_TOOLS + [False]
+
+
+def test_the_end_of_a_server_of_its_own_is_its_own_fault() -> None:
+    crashes = Crashes()
+
+    assert not crashes.forgives(Evidence(stopped="crash", alone=True))
+    assert not crashes.alone

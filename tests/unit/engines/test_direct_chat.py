@@ -10,7 +10,6 @@ import pytest
 from chutes_opencode.catalog.models import Model
 from chutes_opencode.catalog.providers import find_provider
 from chutes_opencode.engines.chat import (
-    Heard,
     answer_message,
     answered_message,
     asked_messages,
@@ -18,7 +17,6 @@ from chutes_opencode.engines.chat import (
     refuse_arguments,
 )
 from chutes_opencode.errors import ConfigurationError
-from chutes_opencode.events import Event, ReasoningDelta, StepRestarted, TextDelta, Waiting
 from chutes_opencode.opencode.config import Target
 from chutes_opencode.request import ChatMessage, FilePart, Params, PromptRequest
 from chutes_opencode.results import Exchange, Message, Part, ReasoningPart, TextPart, Usage
@@ -172,33 +170,6 @@ def test_an_answer_is_told_to_the_model_with_its_reasoning(
 
 
 # --- what was answered ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("events", "parts"),
-    [
-        ([], ()),
-        ([TextDelta(text="a"), TextDelta(text="b")], (TextPart("ab"),)),
-        (
-            [ReasoningDelta(text="r"), TextDelta(text="a"), ReasoningDelta(text="s")],
-            (ReasoningPart("r"), TextPart("a"), ReasoningPart("s")),
-        ),
-        (
-            [TextDelta(text="a"), StepRestarted(reason="cut"), TextDelta(text="b")],
-            (TextPart("b"),),
-        ),
-        ([TextDelta(text="a"), Waiting(reason="w"), TextDelta(text="b")], (TextPart("ab"),)),
-    ],
-)
-def test_deltas_become_parts_and_a_repeated_step_voids_them(
-    events: list[Event], parts: tuple[Part, ...]
-) -> None:
-    heard = Heard()
-
-    for event in events:
-        heard.take(event)
-
-    assert heard.parts() == parts
 
 
 USED = Usage(1, 2, 3, 4, 5, num_requests=1)

@@ -348,7 +348,7 @@ def test_a_server_that_is_not_ready_in_time_is_a_timeout(stage: MakeStage) -> No
         played.pool.wait = asyncio.Event()
         await played.prompt(timeout_seconds=0.05)
 
-    with pytest.raises(PromptTimeoutError, match=r"waited 0\.05 s for an opencode server"):
+    with pytest.raises(PromptTimeoutError, match=r"waited 0\.1 s for an opencode server"):
         played.play(story)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from chutes_opencode.engines.base import Observe
@@ -112,6 +113,7 @@ class FakeServer:
         self.draining = self.killed = False
         self.alive = True
         self.explained: dict[str, str] = {}
+        self.plan = SimpleNamespace(exclusive=False)
 
     def stderr_tail(self) -> str:
         return "its last words"

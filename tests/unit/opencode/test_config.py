@@ -56,6 +56,7 @@ texts = st.text(max_size=12) | st.sampled_from(
     ["{env:HOME}", "{file:/etc/hostname}", REFERENCE, '"', "\\", '\\"{', '{"a": {"b": "{"}}', "{{{"]
 )
 maps = st.dictionaries(texts, texts, max_size=2)
+bodies = st.dictionaries(texts.filter(lambda key: key not in RESERVED_BODY_KEYS), texts, max_size=2)
 servers = st.lists(
     st.builds(McpServer, st.sampled_from("ab"), url=texts.filter(bool), headers=maps)
     | st.builds(
@@ -73,7 +74,7 @@ requests = st.builds(
     model=texts,
     system_message=st.none() | texts,
     agent_name=texts,
-    params=st.builds(Params, stop=st.none() | texts, reasoning_effort=texts, extra_body=maps),
+    params=st.builds(Params, stop=st.none() | texts, reasoning_effort=texts, extra_body=bodies),
     tools=servers,
     permission=st.none()
     | st.dictionaries(texts, st.sampled_from(["allow", "deny", "ask"]), max_size=2)

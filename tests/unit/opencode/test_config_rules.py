@@ -39,11 +39,11 @@ def test_no_rules_are_an_empty_list() -> None:
 
 
 def test_outputs_that_were_cut_may_be_read_whatever_the_rules_before_say() -> None:
-    *_, last = rule_list(rules(permission="deny"), outputs=Path("/home/outputs"))
+    *_, last = rule_list(rules(permission="deny"), outputs=Path("/data/outputs"))
 
     assert last == {
         "permission": "external_directory",
-        "pattern": "/home/outputs/*",
+        "pattern": "/data/outputs/*",
         "action": "allow",
     }
 

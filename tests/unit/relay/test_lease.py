@@ -55,19 +55,6 @@ def test_a_request_of_no_prompt_is_refused_and_counted(
     assert s.lease.refused == 1
 
 
-def test_a_session_may_be_announced_later(stage: MakeStage) -> None:
-    s = stage()
-    booking = s.open(session=None)
-
-    s.lease.announce("ses_one")
-
-    assert s.ask("ses_other").status_code == 422
-    assert whole(s.ask("ses_one"))
-    assert len(booking.exchanges()) == 1
-    with pytest.raises(ValueError, match="session already"):
-        s.lease.announce("ses_two")
-
-
 def test_a_closed_prompt_is_served_no_more(stage: MakeStage) -> None:
     s = stage()
     booking = s.open()
