@@ -150,6 +150,8 @@ def test_what_a_killed_caller_and_supervisor_left_is_swept_by_the_next_start(
     asleep()
     (supervisor,) = (found for found in processes("python") if found.ppid() == caller.pid)
     caller.send_signal(signal.SIGSTOP)
+    # On a busy machine its threads run on for a while, and would tidy up after the supervisor.
+    wait_until(lambda: psutil.Process(caller.pid).status() == psutil.STATUS_STOPPED)
     supervisor.kill()
     caller.kill()
     caller.communicate(timeout=PROCESS_SECONDS)

@@ -138,6 +138,12 @@ TABLE: list[Any] = [
         {"stopped": "attachment"}, InvalidRequestError, "an attached file", id="attachment"
     ),
     pytest.param(
+        {"stopped": "unkept", "stderr": "no space", "transcript": said("42")},
+        ConfigurationError,
+        "the session could not be kept: no space",
+        id="unkept",
+    ),
+    pytest.param(
         {"stderr": "opencode run [message..]\n\nrun opencode"},
         ConfigurationError,
         "a flag of extra_cli_args",
