@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypedDict
 
 from chutes_opencode.attachments import FileArgument
 from chutes_opencode.errors import ConfigurationError, InvalidRequestError
+from chutes_opencode.limits import Budget
 from chutes_opencode.request import ChatMessage, McpServer, Params, Shape
 
 DEFAULT_SYSTEM_MESSAGE = "You are a helpful assistant."
@@ -17,6 +19,8 @@ DEFAULT_TOOL_PORT = 8000
 
 PROMPT_SHAPES: Mapping[str, Shape] = {
     "prompt": ((str,), "a string"),
+    "model": ((str, NoneType), "a string"),
+    "system_message": ((str, NoneType), "a string or None"),
     "messages": ((list, tuple, NoneType), "a list of messages"),
     "tools": ((Iterable, NoneType), "a list of tool servers"),
     "files": ((list, tuple, NoneType), "a list of files"),
@@ -25,6 +29,7 @@ PROMPT_SHAPES: Mapping[str, Shape] = {
     "session_id": ((str, NoneType), "a session id"),
     "keep_session": ((bool, str, Path), "True, False or a folder"),
     "sample_index": ((int,), "a whole number"),
+    "budget": ((Budget, NoneType), "a Budget(…)"),
 }
 
 # What opencode (JavaScript's trim) takes away at both ends to see whether there is a message.
@@ -35,8 +40,12 @@ class PromptArguments(TypedDict, total=False):
     """What a prompt may be given besides its text; all optional.
 
     Attributes:
+        model: Model instead of the instance's, None: the instance's; `fallback_models` stand in
+            for it, too.
+        system_message: Instead of the instance's, with the same meaning: "" is "You are a helpful
+            assistant.", None is opencode's own. Left out: the instance's.
         messages: A chat before the prompt, in OpenAI's form; with prompt="" its last user message
-            is the prompt. A system message at its beginning replaces the instance's.
+            is the prompt. A system message at its beginning replaces any other.
         tools: MCP servers instead of the instance's.
         files: Paths, or `(name, bytes, media type)`: text is framed into the prompt, images and
             PDF files are attached.
@@ -44,12 +53,17 @@ class PromptArguments(TypedDict, total=False):
             `QueryResult.structured`.
         params: Sampling parameters instead of the instance's.
         work_dir: The agent's folder instead of the instance's.
-        session_id: A kept session to continue.
+        session_id: A kept session to continue. It keeps what was said, but neither model nor system
+            message: each turn has those of its own call.
         keep_session: True, or a folder: the session can be continued; False: it is gone
             afterwards, also one that was continued.
         sample_index: With `cache=`: equal prompts with different numbers are different samples.
+        budget: Dollars that it shares with all other prompts that are given the same one, beside
+            the instance's limits (needs the relay, and a model with a price).
     """
 
+    model: str | None
+    system_message: str | None
     messages: Sequence[Mapping[str, Any]] | None
     tools: Iterable[Any] | None
     files: Sequence[FileArgument] | None
@@ -59,6 +73,23 @@ class PromptArguments(TypedDict, total=False):
     session_id: str | None
     keep_session: bool | str | Path
     sample_index: int
+    budget: Budget | None
+
+
+def check_names(arguments: Iterable[object]) -> None:
+    """Refuse a misspelt argument.
+
+    Raises:
+        ConfigurationError: Names it, and the one that may be meant.
+    """
+    known = {"prompt", *PromptArguments.__annotations__}
+    unknown = sorted(set(arguments) - known, key=str)
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+        raise ConfigurationError(
+            raw_message=f"a prompt has no argument {unknown[0]!r}",
+            hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}",
+        )
 
 
 def tool_servers(tools: Iterable[Any]) -> tuple[McpServer, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import threading
 from collections.abc import (
     AsyncGenerator,
@@ -20,7 +19,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
-from chutes_opencode.arguments import PromptArguments
+from chutes_opencode.arguments import check_names
 from chutes_opencode.errors import (
     AuthenticationError,
     BillingError,
@@ -142,31 +141,25 @@ async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
 async def _one(index: int, item: Item, ask: Ask) -> QueryResult:
     try:
         arguments = {"prompt": item} if isinstance(item, str) else item
-        _check_names(arguments)
+        _check_item(arguments)
         result = await ask(arguments)
     except OpenCodeError as error:
-        result = error.result or _failed(error)
+        result = error.result or failed_result(error)
     return replace(result, index=index)
 
 
-def _check_names(arguments: Mapping[str, Any]) -> None:
-    """Refuse an item with a misspelt argument, rather than the whole batch."""
+def _check_item(arguments: Mapping[str, Any]) -> None:
+    """Refuse an item that is none, rather than the whole batch."""
     if not isinstance(arguments, Mapping):
         raise ConfigurationError(
             raw_message=f"an item is a {type(arguments).__name__}, not a prompt or a mapping",
             hint="Give strings, or mappings of prompt()'s arguments.",
         )
-    known = {"prompt", *PromptArguments.__annotations__}
-    unknown = sorted(set(arguments) - known, key=str)
-    if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
-        raise ConfigurationError(
-            raw_message=f"an item has no argument {unknown[0]!r}",
-            hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}",
-        )
+    check_names(arguments)
 
 
-def _failed(error: OpenCodeError) -> QueryResult:
+def failed_result(error: OpenCodeError) -> QueryResult:
+    """Return the result of a prompt that failed before anything was asked."""
     return QueryResult(
         result="", returncode=error.exit_code, stderr="", stream_result="", error=error
     )
@@ -175,4 +168,4 @@ def _failed(error: OpenCodeError) -> QueryResult:
 def _unsent(index: int, cause: AccountError) -> QueryResult:
     error = type(cause)(cause.node_id, -1, f"not sent: {cause.raw_message}", hint=cause.hint)
     error.__cause__ = cause
-    return replace(_failed(error), index=index)
+    return replace(failed_result(error), index=index)

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from chutes_opencode.catalog.models import Price
 from chutes_opencode.crashes import Crashes
 from chutes_opencode.engines.base import Engine, Evidence
+from chutes_opencode.engines.booked import Booked
 from chutes_opencode.errors import (
     LimitExceededError,
     OpenCodeError,
@@ -19,7 +19,7 @@ from chutes_opencode.errors import (
     StructuredOutputError,
     UnknownOpenCodeError,
 )
-from chutes_opencode.events import AttemptEnded, Event, Retrying, Waiting
+from chutes_opencode.events import AttemptEnded, Event, PromptCancelled, Retrying, Waiting
 from chutes_opencode.opencode.config import tool_prefix
 from chutes_opencode.patterns import CHUTES_PATTERNS, ProviderPatterns
 from chutes_opencode.relay.terms import Terms
@@ -27,7 +27,7 @@ from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Attempt, QueryResult, Usage
 from chutes_opencode.retry import RetryPolicy, run_with_retries
 from chutes_opencode.spending import check_means
-from chutes_opencode.structured import Parsed, Schema
+from chutes_opencode.structured import Schema
 from chutes_opencode.verdict import Scene, Verdict, failed_requests, judge
 
 
@@ -118,6 +118,9 @@ class CallRunner:
             if isinstance(error, PromptTimeoutError) or type(error) is UnknownOpenCodeError:
                 return result
             raise
+        except asyncio.CancelledError:
+            self._observe(PromptCancelled(result=replace(self._result(None), success=False)))
+            raise
         return self._result(None)
 
     @property
@@ -173,7 +176,7 @@ class CallRunner:
                 last = replace(last, history=(), attachments=())
                 evidence = await self._turn(last, number, "repair")
                 parsed = schema.parse(evidence.transcript.text)
-            self._structured = _fitting(parsed, evidence.transcript.text)
+            self._structured = parsed.require(evidence.transcript.text)
             mended = True
         except StructuredOutputError as error:
             self._attempts[-1] = replace(self._attempts[-1], error=error)
@@ -196,15 +199,18 @@ class CallRunner:
             timeout_seconds=self._remaining_s(),
         )
         seconds = bounded.timeout_seconds
-        evidence = await self._engine.run(
-            bounded,
-            self._tell,
-            lambda seen: self._judge(seen, seconds).error is None,
-            self._terms(bounded),
-        )
+        terms, booked = self._terms(bounded), Booked()
+        try:
+            evidence = await self._engine.run(
+                bounded,
+                self._tell,
+                lambda seen: self._judge(seen, seconds).error is None,
+                None if terms is None else replace(terms, opened=booked.opened),
+            )
+        except asyncio.CancelledError:
+            self._record_cut(number, scope, booked)
+            raise
         verdict = self._judge(evidence, seconds)
-        self._evidence.append(evidence)
-        self._verdict = verdict
         self._may_repeat &= self._call.retry_after_tools or not self._touched(evidence)
         self._record(number, scope, evidence, verdict)
         if verdict.error is not None:
@@ -298,6 +304,8 @@ class CallRunner:
         return not ours or (bool(prefixes) and remote)
 
     def _record(self, number: int, scope: str, evidence: Evidence, verdict: Verdict) -> None:
+        self._evidence.append(evidence)
+        self._verdict = verdict
         if not self._attempts:
             self._queued_s = (self._queued_s or 0.0) + evidence.queued_s
         failed = failed_requests(evidence, self._engine.name, self._scene())
@@ -328,6 +336,14 @@ class CallRunner:
             )
         )
 
+    def _record_cut(self, number: int, scope: str, booked: Booked) -> None:
+        """Record the attempt in whose midst the call was cancelled, as far as it was booked."""
+        evidence = booked.evidence()
+        verdict = replace(self._judge(evidence, 0.0), error=None)
+        if self._call.terms is None:  # without the relay nobody knows
+            verdict = replace(verdict, usage=Usage(estimated=True), cost_usd=None)
+        self._record(number, scope, evidence, verdict)
+
     def _complete(self, error: OpenCodeError) -> QueryResult:
         """Give an error what only the call knows, and return its partial result."""
         self._place(error)
@@ -356,7 +372,7 @@ class CallRunner:
 
     def _result(self, error: OpenCodeError | None) -> QueryResult:
         evidence = self._evidence[-1] if self._evidence else Evidence()
-        verdict = self._verdict
+        verdict, folder = self._verdict, evidence.work_dir
         return QueryResult(
             result=evidence.transcript.text,
             returncode=evidence.returncode,
@@ -375,22 +391,6 @@ class CallRunner:
             transcript=evidence.transcript,
             exchanges=tuple(e for seen in self._evidence for e in seen.exchanges),
             structured=self._structured,
-            work_dir=_still_there(evidence.work_dir),
+            work_dir=folder if folder is not None and folder.is_dir() else None,
             error=error,
         )
-
-
-def _still_there(folder: Path | None) -> Path | None:
-    """Return the agent's folder unless it went with its session."""
-    return folder if folder is not None and folder.is_dir() else None
-
-
-def _fitting(parsed: Parsed, text: str) -> object:
-    """Return the value that fits the schema, or say why there is none."""
-    if parsed.errors:
-        raise StructuredOutputError(
-            raw_message="the answer does not fit the schema: " + "; ".join(parsed.errors[:3]),
-            partial_text=text,
-            validation_errors=tuple(parsed.errors),
-        )
-    return parsed.value

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from chutes_opencode.events import Done, Event, PromptFailed, PromptStarted, Retrying, Waiting
+from chutes_opencode.events import (
+    Done,
+    Event,
+    PromptCancelled,
+    PromptFailed,
+    PromptStarted,
+    Retrying,
+    Waiting,
+)
 
 
 def log_event(log: Any, event: Event) -> None:
@@ -27,5 +35,7 @@ def log_event(log: Any, event: Event) -> None:
         log.info("waiting", reason=event.reason)
     elif isinstance(event, PromptFailed):
         log.info("prompt failed", error=str(event.error), hint=event.error.hint)
+    elif isinstance(event, PromptCancelled):
+        log.info("prompt cancelled", seconds=round(event.result.duration_s, 2))
     elif isinstance(event, Done):
         log.info("prompt done", seconds=round(event.result.duration_s, 2))

@@ -144,5 +144,22 @@ class PromptFailed(Event):
     error: OpenCodeError
 
 
-FOR_OBSERVERS_ONLY = (PromptStarted, RequestStarted, AttemptEnded, PromptFailed)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptCancelled(Event):
+    """The prompt was cancelled by its caller (observers only).
+
+    Attributes:
+        result: What it had come to, and cost, by then; no success, and no error.
+    """
+
+    result: QueryResult
+
+
+FOR_OBSERVERS_ONLY = (
+    PromptStarted,
+    RequestStarted,
+    AttemptEnded,
+    PromptFailed,
+    PromptCancelled,
+)
 """Events that are no part of `stream()`."""

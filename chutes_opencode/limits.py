@@ -2,10 +2,13 @@
 
 A budget is never overdrawn by requests that run at the same time: before a request is sent, an
 upper bound of its cost is reserved; when it has ended, its real cost takes the reservation's place.
+One that costs more than its bound (a provider may ignore max_tokens) has to reserve the rest while
+it runs. Of one that died without telling its usage the cost is an estimate; what it may have cost
+beyond that is kept out of use.
 
 =====================================  ==========================================================
-bound <= limit - spent - reserved      reserved, the request may go
-bound <= limit - spent                 it waits until open reservations settle
+bound <= limit - used - reserved       reserved, the request may go
+bound <= limit - used                  it waits until open reservations settle
 otherwise                              `LimitExceededError`: it can never fit
 =====================================  ==========================================================
 """
@@ -119,13 +122,24 @@ class Budget:
         self.name = name
         self.max_cost_usd = max_cost_usd
         self._spent = 0.0
-        self._open: set[Reservation] = set()
+        self._doubtful = 0.0
+        self._open: dict[Reservation, float] = {}
         self._waiters: dict[object, Callable[[], object]] = {}
 
     @property
     def spent(self) -> float:
         """Dollars that settled requests have cost."""
         return self._spent
+
+    @property
+    def doubtful(self) -> float:
+        """Dollars that requests which never told their usage may have cost beyond `spent`."""
+        return self._doubtful
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for reservations to settle."""
+        return len(self._waiters)
 
     @property
     def reserved(self) -> float:
@@ -135,9 +149,9 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Dollars that are neither spent nor reserved; below 0 when a bound did not hold."""
+        """Dollars that nothing has used or reserved; below 0 when a bound did not hold."""
         with _lock:
-            return self.max_cost_usd - self._spent - self._reserved()
+            return self._unused() - self._reserved()
 
     def try_reserve(self, usd: float) -> Reservation | None:
         """Set an amount aside.
@@ -160,13 +174,19 @@ class Budget:
         with _lock:
             self._fits(usd)
 
-    def settle(self, reservation: Reservation, usd: float) -> None:
-        """Replace a reservation by what the request has really cost; a second time is ignored."""
+    def settle(self, reservation: Reservation, usd: float, at_most: float = 0.0) -> None:
+        """Replace a reservation by what the request has cost; a second time is ignored.
+
+        Args:
+            reservation: It.
+            usd: What it has cost.
+            at_most: What it may have cost, where `usd` is an estimate.
+        """
         with _lock:
-            if reservation not in self._open:
+            if self._open.pop(reservation, None) is None:
                 return
-            self._open.discard(reservation)
             self._spent += usd
+            self._doubtful += max(at_most - usd, 0.0)
             waiters = tuple(self._waiters.values())
         for wake in waiters:
             wake()
@@ -193,16 +213,20 @@ class Budget:
 
     def _reserved(self) -> float:
         here = os.getpid()
-        return math.fsum(held.usd for held in self._open if held.process == here)
+        return math.fsum(usd for held, usd in self._open.items() if held.process == here)
+
+    def _unused(self) -> float:
+        return self.max_cost_usd - self._spent - self._doubtful
 
     def _fits(self, usd: float) -> bool:
         """Tell whether an amount fits now; the lock is held."""
-        free = self.max_cost_usd - self._spent + _EPSILON_USD
+        free = self._unused() + _EPSILON_USD
         if usd > free:
+            maybe = f" (and maybe ${self._doubtful:.6f} more)" if self._doubtful else ""
             raise LimitExceededError(
                 raw_message=(
                     f"{self.name}: a request that may cost ${usd:.6f} does not fit into "
-                    f"${self.max_cost_usd:g}, of which ${self._spent:.6f} is spent"
+                    f"${self.max_cost_usd:g}, of which ${self._spent:.6f}{maybe} is spent"
                 ),
                 limit=self.name,
                 hint="Ask for less output (max_tokens of Params, --max-tokens), send less, "
@@ -212,7 +236,7 @@ class Budget:
 
     def _hold(self, usd: float) -> Reservation:
         reservation = Reservation(usd, os.getpid())
-        self._open.add(reservation)
+        self._open[reservation] = usd
         return reservation
 
 
@@ -228,10 +252,27 @@ class Hold:
         """The amount, US dollars."""
         return self.reservations[0].usd if self.reservations else 0.0
 
-    def settle(self, usd: float) -> None:
-        """Book what the request has really cost, in every budget; a second time is ignored."""
+    def raise_to(self, usd: float) -> Budget | None:
+        """Set a larger amount aside, in all of the budgets or in none.
+
+        Returns:
+            A budget that has not so much left; None: it is set aside.
+        """
+        held = tuple(zip(self.budgets, self.reservations, strict=True))
+        with _lock:
+            for budget, reservation in held:
+                more = usd - budget._open.get(reservation, usd)
+                if more > max(budget._unused() - budget._reserved(), 0.0):
+                    return budget
+            for budget, reservation in held:
+                if reservation in budget._open:
+                    budget._open[reservation] = max(usd, budget._open[reservation])
+        return None
+
+    def settle(self, usd: float, at_most: float = 0.0) -> None:
+        """Book what the request has cost, in every budget; see `Budget.settle`."""
         for budget, reservation in zip(self.budgets, self.reservations, strict=True):
-            budget.settle(reservation, usd)
+            budget.settle(reservation, usd, at_most)
 
 
 def try_reserve(budgets: Sequence[Budget], usd: float) -> Hold | None:

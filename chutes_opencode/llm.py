@@ -294,6 +294,11 @@ class ChutesOpenCodeLLM:
             f"engine={options.engine!r})"
         )
 
+    @property
+    def options(self) -> Options:
+        """What it was set up with."""
+        return self._options
+
     async def _ask(
         self,
         arguments: Mapping[str, Any],

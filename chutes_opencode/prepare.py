@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from chutes_opencode.arguments import (
     PROMPT_SHAPES,
+    PromptArguments,
     as_folder,
+    check_names,
     check_prompt,
     check_text,
     effective_system,
     split_messages,
     tool_servers,
 )
-from chutes_opencode.attachments import FileArgument, read_files, split_files
+from chutes_opencode.attachments import read_files, split_files
 from chutes_opencode.call import Call
+from chutes_opencode.catalog.models import Model
 from chutes_opencode.credentials import key_advice
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.options import Options, check_params
-from chutes_opencode.request import Params, PromptRequest, check_shapes
+from chutes_opencode.request import ChatMessage, PromptRequest, check_shapes
 from chutes_opencode.retry import RetryPolicy
 from chutes_opencode.runtime import Runtime
 from chutes_opencode.spending import make_terms
@@ -31,49 +33,34 @@ RULES_FILES = ("AGENTS.md", "CLAUDE.md")
 
 
 async def prepare(
-    options: Options,
-    runtime: Runtime,
-    prompt: str = "",
-    *,
-    messages: Sequence[Mapping[str, Any]] | None = None,
-    tools: Iterable[Any] | None = None,
-    files: Iterable[FileArgument] | None = (),
-    output_schema: Any = None,
-    params: Params | None = None,
-    work_dir: str | Path | None = None,
-    session_id: str | None = None,
-    keep_session: bool | str | Path = False,
-    sample_index: int = 0,
+    options: Options, runtime: Runtime, prompt: str = "", **given: Unpack[PromptArguments]
 ) -> Call:
-    """Make the call of one prompt; the arguments are those of `PromptArguments`.
+    """Make the call of one prompt.
+
+    Args:
+        options: The instance's.
+        runtime: Its means.
+        prompt: The user's message.
+        **given: What the prompt has of its own.
 
     Raises:
         OpenCodeError: Something in it cannot be sent; nothing has been spent.
     """
-    check_shapes(locals(), PROMPT_SHAPES)
-    text, chat_system, history = split_messages(prompt, messages)
-    check_prompt(text)
-    if history and session_id:
-        raise ConfigurationError(raw_message="messages and session_id exclude each other")
-    system = effective_system(options.system_message if chat_system is None else chat_system)
-    if system is None and options.context is False:
-        raise ConfigurationError(
-            raw_message="context=False needs a system message: opencode's own holds the block",
-            hint="Pass system_message=, or leave context=False out.",
-        )
-    for name, value in [("the system message", system or "")] + [
-        (f"messages[{number}]", message.text) for number, message in enumerate(history)
-    ]:
-        check_text(name, value)
-    sampling = params or options.params
+    check_names(given)
+    check_shapes({"prompt": prompt, **given}, PROMPT_SHAPES)
+    text, system, history = _said(options, prompt, given)
+    sampling = given.get("params") or options.params
     check_params(sampling)
-    model = await runtime.resolve(options.model or runtime.settings.default_model)
-    stand_ins = [await runtime.resolve(name) for name in options.fallback_models]
-    frames, attachments = split_files(read_files(files or ()), model.input_modalities, model.id)
-    schema = None if output_schema is None else Schema.from_any(output_schema)
+    model, stand_ins = await _models(options, runtime, given.get("model"))
+    files = read_files(given.get("files") or ())
+    frames, attachments = split_files(files, model.input_modalities, model.id)
+    asked_schema = given.get("output_schema")
+    schema = None if asked_schema is None else Schema.from_any(asked_schema)
+    tools, folder = given.get("tools"), given.get("work_dir")
     servers = options.tools if tools is None else tool_servers(tools)
-    folder = as_folder(work_dir) if work_dir is not None else options.work_dir
+    work_dir = options.work_dir if folder is None else as_folder(folder)
     block = bool(options.builtin_tools or servers)
+    keep = given.get("keep_session", False)
     request = PromptRequest(
         prompt=frames + (schema.instruct(text) if schema else text),
         model=model.id,
@@ -86,12 +73,10 @@ async def prepare(
         builtin_tools=options.builtin_tools,
         permission=options.permission,
         context=block if options.context is None else options.context,
-        work_dir=folder,
-        rules_file=_rules_file(folder) if options.project_rules else None,
-        session_id=session_id,
-        keep_session=as_folder(keep_session, "keep_session")
-        if isinstance(keep_session, str)
-        else keep_session,
+        work_dir=work_dir,
+        rules_file=_rules_file(work_dir) if options.project_rules else None,
+        session_id=given.get("session_id"),
+        keep_session=as_folder(keep, "keep_session") if isinstance(keep, str) else keep,
         env=options.env,
         extra_cli_args=options.extra_cli_args,
         max_requests=options.limits.max_requests,
@@ -104,8 +89,9 @@ async def prepare(
             runtime.settings,
             (model, *stand_ins),
             budgets=runtime.budgets,
+            own_budget=given.get("budget"),
             inherited=runtime.inherited,
-            sample_index=sample_index,
+            sample_index=given.get("sample_index", 0),
         ),
         price=model.price,
         node_id=socket.gethostname(),
@@ -116,6 +102,36 @@ async def prepare(
         schema=schema,
         retry_after_tools=options.retry_after_tools,
     )
+
+
+def _said(
+    options: Options, prompt: str, given: PromptArguments
+) -> tuple[str, str | None, tuple[ChatMessage, ...]]:
+    """Return the prompt, the system message (None: opencode's own) and what was said before."""
+    text, chat_system, history = split_messages(prompt, given.get("messages"))
+    check_prompt(text)
+    if history and given.get("session_id"):
+        raise ConfigurationError(raw_message="messages and session_id exclude each other")
+    own = given.get("system_message", options.system_message)
+    system = effective_system(own if chat_system is None else chat_system)
+    if system is None and options.context is False:
+        raise ConfigurationError(
+            raw_message="context=False needs a system message: opencode's own holds the block",
+            hint="Pass system_message=, or leave context=False out.",
+        )
+    check_text("the system message", system or "")
+    for number, message in enumerate(history):
+        check_text(f"messages[{number}]", message.text)
+    return text, system, history
+
+
+async def _models(
+    options: Options, runtime: Runtime, own: str | None
+) -> tuple[Model, tuple[Model, ...]]:
+    """Return the model to ask, and those that stand in for it."""
+    asked = own if own is not None else options.model or runtime.settings.default_model
+    model = await runtime.resolve(asked)
+    return model, tuple([await runtime.resolve(name) for name in options.fallback_models])
 
 
 def _rules_file(folder: Path | None) -> Path | None:

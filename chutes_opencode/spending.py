@@ -41,6 +41,7 @@ def make_terms(
     models: tuple[Model, ...],
     *,
     budgets: tuple[Budget, ...],
+    own_budget: Budget | None = None,
     inherited: Mapping[str, str],
     sample_index: int = 0,
 ) -> Terms | None:
@@ -50,7 +51,8 @@ def make_terms(
         options: The instance's.
         settings: Those of the provider.
         models: The model asked for, then the fallbacks, resolved.
-        budgets: Dollars that the prompt shares with others.
+        budgets: Dollars that the instance's prompts share.
+        own_budget: Dollars that this prompt shares with some besides.
         inherited: The environment that opencode gets, for the caller's certificates.
         sample_index: Tells equal prompts apart in the cache.
 
@@ -58,11 +60,12 @@ def make_terms(
         None: the prompt goes without the relay.
 
     Raises:
-        ConfigurationError: It goes without, and the process has a limit in dollars.
+        ConfigurationError: It goes without, and there is a limit in dollars.
     """
     if not options.relay:
-        _refuse_process_limit(settings)
+        _refuse_limits(settings, own_budget)
         return None
+    shared = (*budgets, *(() if own_budget is None else (own_budget,)))
     prices: dict[str, Price | None] = {model.id: model.price for model in models}
     limits = options.limits
     # A model on one's own machine may read a long prompt for many minutes before its first word.
@@ -85,14 +88,19 @@ def make_terms(
         max_requests=limits.max_requests,
         max_tokens=limits.max_tokens,
         max_cost_usd=limits.max_cost_usd,
-        budgets=budgets,
+        budgets=tuple(dict.fromkeys(shared)),  # each is drawn on once
         idle_seconds=max(settings.idle_seconds, slow),
         replay=None if options.cache is None else ReplayKey(Path(options.cache), sample_index),
     )
 
 
-def _refuse_process_limit(settings: Settings) -> None:
+def _refuse_limits(settings: Settings, own_budget: Budget | None) -> None:
     """Refuse a limit that nobody would keep, rather than ignore it."""
+    if own_budget is not None:
+        raise ConfigurationError(
+            raw_message="budget= needs the relay",
+            hint="Leave relay=False (--no-relay) out, or the budget.",
+        )
     if settings.max_process_cost_usd is not None:
         raise ConfigurationError(
             raw_message="max_process_cost_usd needs the relay",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from chutes_opencode.errors import ConfigurationError
+from chutes_opencode.errors import ConfigurationError, StructuredOutputError
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -67,6 +67,20 @@ class Parsed:
     def ok(self) -> bool:
         """Whether the answer fits."""
         return not self.errors
+
+    def require(self, text: str) -> Any:
+        """Return the value of the answer `text`.
+
+        Raises:
+            StructuredOutputError: It does not fit.
+        """
+        if self.errors:
+            raise StructuredOutputError(
+                raw_message="the answer does not fit the schema: " + "; ".join(self.errors[:3]),
+                partial_text=text,
+                validation_errors=self.errors,
+            )
+        return self.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class Attempt:
         self._model = str(body["model"])
         self._upstream = booking.terms.upstream
         self._data = write_body(body)
+        self._receipt: Receipt | None = None
         self.entry: Entry | None = None
 
     async def run(self) -> Failure | None:
@@ -97,7 +98,7 @@ class Attempt:
         except RateLimitError as error:
             return Failure(error, final=True)
         finally:
-            hold.settle(self._cost_usd())
+            hold.settle(self._cost_usd(), self._at_most_usd())
 
     async def _send_with(self, permit: Permit, key: str | None, hold: Hold) -> Failure | None:
         outcome, error = Outcome.CANCELLED, None
@@ -142,6 +143,14 @@ class Attempt:
 
     def _cost_usd(self) -> float:
         return (self.entry.exchange.cost_usd or 0.0) if self.entry is not None else 0.0
+
+    def _at_most_usd(self) -> float:
+        """Return what an answer that broke may have cost; 0: what it has cost is known."""
+        price = self._booking.prices[self._model]
+        untold = self._receipt.untold_bytes if self._receipt is not None else None
+        if untold is None or price is None:
+            return 0.0
+        return cost_bound(price, len(self._data), untold)
 
     # --- permit ----------------------------------------------------------------------------------
 
@@ -190,8 +199,8 @@ class Attempt:
             tools=requested_tools(self._body),
             at=time.monotonic(),
         )
-        receipt = Receipt(
-            booking, self._resources, self._client, request, self._body, entry, bound_usd=hold.usd
+        receipt = self._receipt = Receipt(
+            booking, self._resources, self._client, request, self._body, entry, hold
         )
         try:
             await self._exchange(receipt, permit, key)

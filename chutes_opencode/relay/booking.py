@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from chutes_opencode.errors import LimitExceededError, OpenCodeError, PromptTimeoutError
 from chutes_opencode.events import Event, Waiting
-from chutes_opencode.limits import Budget, require_prices
+from chutes_opencode.limits import Budget, Hold, require_prices
 from chutes_opencode.relay.ledger import Ledger
 from chutes_opencode.relay.terms import Terms
 from chutes_opencode.results import Exchange, Usage
@@ -88,6 +88,8 @@ class Booking:
         self._scopes: dict[asyncio.Task[object], tuple[asyncio.AbstractEventLoop, _Scope]] = {}
         self._idle = threading.Event()
         self._idle.set()
+        if terms.opened is not None:
+            terms.opened(self)
 
     # --- evidence, from any thread ---------------------------------------------------------------
 
@@ -202,19 +204,20 @@ class Booking:
         self.end(reason, error)
         raise EndedError(reason) from None
 
-    def check_overrun(self, usd: float) -> None:
+    def check_overrun(self, hold: Hold, usd: float) -> None:
         """Allow a request that costs more than was set aside for it only what is free.
 
         Args:
-            usd: Dollars above what was set aside: the provider has ignored `max_tokens`.
+            hold: What was set aside.
+            usd: Dollars that it has cost by now: the provider may have ignored `max_tokens`.
 
         Raises:
             EndedError: A budget has not so much left; the prompt is over.
         """
-        for budget in self.budgets:
-            if usd > max(budget.left, 0.0):
-                words = f"{budget.name}: an answer went on beyond what it was allowed to cost"
-                self.overspend(LimitExceededError(raw_message=words, limit=budget.name))
+        budget = hold.raise_to(usd) if usd > hold.usd else None
+        if budget is not None:
+            words = f"{budget.name}: an answer went on beyond what it was allowed to cost"
+            self.overspend(LimitExceededError(raw_message=words, limit=budget.name))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -9,15 +9,21 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from chutes_opencode.classify import classify_response
 from chutes_opencode.errors import OpenCodeError
 from chutes_opencode.events import ReasoningDelta, TextDelta
-from chutes_opencode.limits import cost_usd
+from chutes_opencode.limits import Hold, cost_usd
 from chutes_opencode.relay.booking import Booking
 from chutes_opencode.relay.client import Client, ModelRequest
-from chutes_opencode.relay.estimate import Kind, estimate_usage, output_tokens
+from chutes_opencode.relay.estimate import (
+    Kind,
+    estimate_usage,
+    input_tokens,
+    output_tokens,
+)
 from chutes_opencode.relay.ledger import Entry
 from chutes_opencode.relay.replay import Recorder, Request
 from chutes_opencode.relay.resources import Resources
@@ -59,8 +65,7 @@ class Receipt:
         request: ModelRequest,
         body: Body,
         entry: Entry,
-        *,
-        bound_usd: float = 0.0,
+        hold: Hold,
     ) -> None:
         """Wait for an answer; see `Attempt`.
 
@@ -71,7 +76,7 @@ class Receipt:
             request: As it came.
             body: As it went to the provider.
             entry: The request in the books.
-            bound_usd: Dollars that were set aside for it.
+            hold: Dollars that were set aside for it.
         """
         self.failure: OpenCodeError | None = None
         self.final = False
@@ -81,7 +86,8 @@ class Receipt:
         self._request = request
         self._body = body
         self._entry = entry
-        self._bound_usd = bound_usd
+        self._hold = hold
+        self._input_tokens: int | None = None
         self._streams = body.get("stream") is True
         self._model = str(body["model"])
         self._answer: Answer | None = None
@@ -148,6 +154,14 @@ class Receipt:
             self._recorder.close()
         if self._answer is not None:
             await self._answer.close()
+
+    @property
+    def untold_bytes(self) -> int | None:
+        """Bytes of an answer that broke before it told what it has used; None: it did not."""
+        told = self._check.usage if self._streams else self._whole.usage
+        if not self._accepted or self._is_whole() or told is not None:
+            return None
+        return sum(self._check.output_bytes.values())
 
     def _is_as_asked(self, answer: Answer) -> bool:
         if not 200 <= answer.status < 300:
@@ -224,7 +238,15 @@ class Receipt:
         booking.count_running(self, used.total)
         price = booking.prices[self._model]
         if booking.budgets and price is not None:
-            booking.check_overrun(cost_usd(used, price) - self._bound_usd)
+            booking.check_overrun(self._hold, cost_usd(self._with_input(used), price))
+
+    def _with_input(self, used: Usage) -> Usage:
+        """Add the tokens of the request to those of its answer, where only these are known."""
+        if self._check.usage is not None:
+            return used
+        if self._input_tokens is None:
+            self._input_tokens = input_tokens(self._body)
+        return replace(used, input=self._input_tokens)
 
     # --- whole answers ---------------------------------------------------------------------------
 

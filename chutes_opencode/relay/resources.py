@@ -39,7 +39,7 @@ class Resources:
 
     def limiter(self, upstream: Upstream, key: str | None) -> Limiter:
         """Return the limiter of an account: of a key at a base URL."""
-        account = account_name(upstream, key)
+        account = account_name(upstream.base_url, key)
         if account not in self._limiters:
             self._limiters[account] = self._make_limiter(account)
         return self._limiters[account]
@@ -49,7 +49,7 @@ class Resources:
         return {account: limiter.stats() for account, limiter in list(self._limiters.items())}
 
 
-def account_name(upstream: Upstream, key: str | None) -> str:
+def account_name(base_url: str, key: str | None) -> str:
     """Name an account so that it can be shown: the base URL and a few digits of a digest."""
     digest = hashlib.sha256((key or "").encode()).hexdigest()[:_DIGEST_CHARS]
-    return f"{upstream.base_url}#{digest}"
+    return f"{base_url}#{digest}"

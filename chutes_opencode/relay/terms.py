@@ -14,6 +14,7 @@ from chutes_opencode.retry import RetryPolicy
 if TYPE_CHECKING:
     from chutes_opencode.catalog.models import Price
     from chutes_opencode.limits import Budget
+    from chutes_opencode.relay.booking import Booking
 
 IDLE_SECONDS = 120.0
 HEADERS_SECONDS = 300.0  # some providers queue a request for minutes before they answer
@@ -105,6 +106,8 @@ class Terms:
             server's name and "_").
         hidden_paths: Folders of attachments: opencode's own text about files in them is dropped.
         replay: Whether exchanges are stored and replayed; None: not.
+        opened: Told of the prompt's place at the relay, as soon as it has one; so its books can be
+            read even where the engine that opened them was cancelled.
     """
 
     upstream: Upstream
@@ -126,3 +129,4 @@ class Terms:
     tool_prefixes: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()
     replay: ReplayKey | None = None
+    opened: Callable[[Booking], object] | None = field(default=None, repr=False, compare=False)

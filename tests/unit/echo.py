@@ -13,11 +13,12 @@ import pytest
 from chutes_opencode.catalog.cache import Cache
 from chutes_opencode.catalog.discovery import Fetched
 from chutes_opencode.catalog.lookup import ModelLookup
-from chutes_opencode.catalog.models import Model
+from chutes_opencode.catalog.models import Model, Price
 from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.engine_set import EngineSet
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.events import TextDelta
+from chutes_opencode.relay.booking import Booking
 from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange, Message, TextPart, Transcript, Usage
@@ -28,7 +29,10 @@ KEY = "cpk_unit.test.key.of.nobody"
 
 
 class EchoEngine:
-    """Echoes the prompt; "poor" has no balance, "slow" runs out of time, "wait" never ends."""
+    """Echoes the prompt; "poor" has no balance, "slow" runs out of time, "wait" never ends.
+
+    What "wait" has cost by then, stands in the books of the relay's.
+    """
 
     name = "fake"
 
@@ -55,12 +59,16 @@ class EchoEngine:
         text = f"re: {request.prompt}"
         observe(TextDelta(text=text))
         if request.prompt == "wait":
-            await self._wait()
+            await self._wait(terms)
         turn = Message("assistant", (TextPart(text),), finish_reason="stop")
         exchange = Exchange(200, finish_reason="stop", usage=Usage(input=1, num_requests=1))
         return Evidence(Transcript("ses_1", (turn,)), (exchange,), returncode=0)
 
-    async def _wait(self) -> None:
+    async def _wait(self, terms: Terms | None) -> None:
+        if terms is not None:
+            books = Booking(terms, "ses_1").ledger
+            entry = books.begin("ses_1", "m", at=0.0)
+            books.finish(entry, at=1.0, usage=Usage(input=1, num_requests=1), error="cut")
         self.began.set()
         try:
             await asyncio.Event().wait()
@@ -111,7 +119,10 @@ def set_up_echo(folder: Path, monkeypatch: pytest.MonkeyPatch, warning: str = ""
     made = EchoEngine()
 
     async def fetch(*_args: object, **_options: object) -> Fetched:
-        return Fetched((Model("m"),), ({"id": "m"},))
+        return Fetched(
+            (Model("m", price=Price(1.0, 1.0)),),
+            ({"id": "m", "pricing": {"prompt": 1.0, "completion": 1.0}},),
+        )
 
     def make(settings: Settings, provider: Provider, **_options: object) -> Runtime:
         cache = Cache(folder, provider.id, settings.base_url)

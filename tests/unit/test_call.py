@@ -26,7 +26,7 @@ from chutes_opencode.errors import (
     ServerError,
     UnknownOpenCodeError,
 )
-from chutes_opencode.events import AttemptEnded, Event, Retrying, TextDelta
+from chutes_opencode.events import AttemptEnded, Event, PromptCancelled, Retrying, TextDelta
 from chutes_opencode.relay.terms import Terms
 from chutes_opencode.request import McpServer, PromptRequest
 from chutes_opencode.results import (
@@ -378,3 +378,15 @@ def test_no_wait_reaches_beyond_the_deadline() -> None:
     stage.raises(ServerError, deadline_seconds=5, policy=RetryPolicy(base_wait_s=60))
 
     assert len(stage.engine.requests) == 1
+
+
+def test_without_the_relay_nobody_knows_what_a_cancelled_call_has_cost() -> None:
+    async def cut() -> None:
+        raise asyncio.CancelledError
+
+    stage = Stage(cut)
+    with pytest.raises(asyncio.CancelledError):
+        stage.run(price=Price(1e6, 2e6))
+
+    (event,) = stage.seen(PromptCancelled)
+    assert (event.result.usage, event.result.cost_usd) == (Usage(estimated=True), None)

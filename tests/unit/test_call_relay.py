@@ -21,7 +21,9 @@ from chutes_opencode.errors import (
     ServerError,
     TruncatedStreamError,
 )
+from chutes_opencode.events import AttemptEnded, Event, PromptCancelled
 from chutes_opencode.limits import Budget
+from chutes_opencode.relay.booking import Booking
 from chutes_opencode.relay.terms import Terms, Upstream
 from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange, Message, QueryResult, TextPart, Transcript, Usage
@@ -257,6 +259,65 @@ def test_the_relays_deadline_comes_back_as_a_result() -> None:
     result = outcome(Engine(ended(late)), policy=RetryPolicy(retries=1))
 
     assert result.error is late
+
+
+# --- what is cancelled ----------------------------------------------------------------------------
+
+
+class Cancelled(Engine):
+    """An engine in whose midst the call is cancelled, after it has booked requests."""
+
+    async def run(
+        self,
+        request: PromptRequest,
+        observe: Observe,
+        accept: Callable[[Evidence], bool],
+        terms: Terms | None = None,
+    ) -> Evidence:
+        if self.script:
+            return await super().run(request, observe, accept, terms)
+        assert terms is not None
+        books = Booking(terms, "ses_1").ledger
+        broken_one, whole_one = (books.begin("ses_1", "m", at=0.0) for _ in range(2))
+        books.answer(broken_one, 200, "text/event-stream", {}, at=0.1)
+        books.finish(broken_one, at=1.0, usage=TOKENS, error="cut before its end")
+        books.answer(whole_one, 200, "text/event-stream", {}, at=0.1)
+        books.finish(whole_one, at=1.0, whole=True, usage=TOKENS, finish_reason="stop")
+        raise asyncio.CancelledError
+
+
+def cancelled(*script: Evidence, **fields: Any) -> tuple[PromptCancelled, list[Event]]:
+    """Return the last of the events of a call that is cancelled, and all before."""
+    events: list[Event] = []
+    call = Call(PromptRequest("Say 42.", "m"), terms=terms_of(), policy=AT_ONCE, **fields)
+    runner = CallRunner(call, Cancelled(*script), asyncio.Semaphore(1), events.append)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(runner.run())
+    last = events.pop()
+    assert isinstance(last, PromptCancelled)
+    return last, events
+
+
+def test_a_call_that_is_cancelled_tells_what_was_paid_for() -> None:
+    event, before = cancelled()
+
+    result = event.result
+    assert (result.success, result.error) == (False, None)
+    assert result.usage == TOKENS + TOKENS
+    assert result.cost_usd == pytest.approx(30 / 1e6)
+    assert len(result.exchanges) == 2
+    assert [(one.scope, one.error is None) for one in result.attempts] == [
+        ("request", False),
+        ("prompt", True),
+    ]
+    assert [type(one) for one in before] == [AttemptEnded]
+
+
+def test_what_was_paid_for_before_is_part_of_it() -> None:
+    event, _ = cancelled(failure(1, exchange()))
+
+    assert event.result.usage.input == 30
+    assert event.result.cost_usd == pytest.approx(0.25 + 30 / 1e6)
 
 
 # --- the books ------------------------------------------------------------------------------------

@@ -237,6 +237,72 @@ def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     assert (budget.reserved, budget._waiters) == (0.8, {})
 
 
+def test_one_that_costs_more_than_its_bound_has_to_reserve_the_rest() -> None:
+    shared, own = Budget("process", 1.0), Budget("max_cost_usd", 0.5)
+    first, second = try_reserve((shared, own), 0.2), try_reserve((shared,), 0.4)
+    assert first is not None
+    assert second is not None
+
+    assert first.raise_to(0.5) is None
+    assert second.raise_to(0.6) is shared
+    assert (shared.reserved, own.reserved) == pytest.approx((0.9, 0.5))
+
+    assert first.raise_to(0.55) is own
+    assert first.raise_to(0.1) is None
+    assert (shared.reserved, own.reserved) == pytest.approx((0.9, 0.5))
+
+
+def test_what_is_settled_reserves_no_more() -> None:
+    budget = Budget("process", 1.0)
+    hold = try_reserve((budget,), 0.2)
+    assert hold is not None
+    hold.settle(0.1)
+
+    assert hold.raise_to(5.0) is None
+    assert (budget.reserved, budget.spent) == (0.0, 0.1)
+
+
+def test_what_may_have_been_spent_is_not_spent_again() -> None:
+    budget = Budget("process", 1.0)
+    hold = try_reserve((budget,), 0.5)
+    assert hold is not None
+
+    hold.settle(0.1, at_most=0.4)
+
+    assert (budget.spent, budget.doubtful, budget.left) == pytest.approx((0.1, 0.3, 0.6))
+    assert budget.try_reserve(0.6) is not None
+    with pytest.raises(
+        LimitExceededError, match=r"0\.100000 \(and maybe \$0\.300000 more\) is spent"
+    ):
+        budget.require(0.7)
+
+
+def test_a_bound_below_the_cost_is_none() -> None:
+    budget = Budget("process", 1.0)
+    hold = try_reserve((budget,), 0.5)
+    assert hold is not None
+
+    hold.settle(0.4, at_most=0.2)
+
+    assert (budget.spent, budget.doubtful) == (0.4, 0.0)
+
+
+def test_it_tells_how_many_wait_for_it() -> None:
+    budget = Budget("process", 1.0)
+    first = budget.try_reserve(0.8)
+    assert first is not None
+
+    async def main() -> list[int]:
+        waiting = asyncio.create_task(reserve((budget,), 0.5))
+        await asyncio.sleep(0)
+        counts = [budget.waiting]
+        budget.settle(first, 0.1)
+        await waiting
+        return [*counts, budget.waiting]
+
+    assert asyncio.run(main()) == [1, 0]
+
+
 def test_a_waiter_whose_loop_has_gone_disturbs_nobody() -> None:
     budget = Budget("process", 1.0)
     first = budget.try_reserve(0.8)

@@ -24,6 +24,7 @@ from chutes_opencode.events import (
     AttemptEnded,
     Done,
     Event,
+    PromptCancelled,
     PromptFailed,
     PromptStarted,
     TextDelta,
@@ -82,6 +83,15 @@ def test_an_instances_values_reach_the_engine_and_a_prompts_own_win(engine: Echo
     assert (second.params.seed, second.tools, second.work_dir) == (2, (files,), Path("/v"))
 
 
+def test_a_prompts_own_model_and_system_message_reach_the_engine(engine: EchoEngine) -> None:
+    instance = llm(model="no/x", system_message="Be brief.")
+
+    result = instance.prompt("a", model="m", system_message=None)
+
+    (request,) = engine.requests
+    assert (result.model, request.model, request.system_message) == ("m", "m", None)
+
+
 def test_the_default_model_is_used_when_none_is_named(
     engine: EchoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +140,24 @@ def test_a_cancelled_prompt_has_ended_when_it_raises(engine: EchoEngine) -> None
         assert engine.ended.is_set()
 
     asyncio.run(main())
+
+
+def test_an_observer_is_told_of_a_cancelled_prompt(engine: EchoEngine) -> None:
+    seen: list[Event] = []
+
+    async def main() -> None:
+        asking = asyncio.create_task(llm(on_event=seen.append).aprompt("wait"))
+        await asyncio.to_thread(engine.began.wait, WAIT_SECONDS)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(main())
+
+    last = seen[-1]
+    assert isinstance(last, PromptCancelled)
+    assert (last.result.model, last.result.success) == ("m", False)
+    assert len(last.result.attempts) == 1
 
 
 # --- events --------------------------------------------------------------------------------------

@@ -10,11 +10,12 @@ import pytest
 from chutes_opencode import ChutesOpenCodeLLM, Event, RelayStats, Retrying, load_settings
 from chutes_opencode.errors import ConfigurationError, ServerError
 from chutes_opencode.event_log import log_event
-from chutes_opencode.events import Waiting
+from chutes_opencode.events import PromptCancelled, Waiting
 from chutes_opencode.logs import make_logger
 from chutes_opencode.relay.server import shared_relay
 from chutes_opencode.relay.terms import ReplayKey
 from chutes_opencode.request import Limits
+from chutes_opencode.results import QueryResult
 from tests.unit.echo import EchoEngine, set_up_echo
 
 
@@ -84,6 +85,16 @@ def test_the_log_tells_what_is_tried_again(scope: str) -> None:
 
     assert f"{scope} failed, trying again" in out.getvalue()
     assert "attempt=2" in out.getvalue()
+
+
+def test_the_log_tells_what_was_cancelled() -> None:
+    out = io.StringIO()
+    event = PromptCancelled(result=QueryResult("", -1, "", "", duration_s=2.5))
+
+    log_event(make_logger("mine", "info", stream=out), event)
+
+    assert "prompt cancelled" in out.getvalue()
+    assert "seconds=2.5" in out.getvalue()
 
 
 def test_the_log_tells_what_is_waited_for() -> None:

@@ -35,9 +35,12 @@ class Means:
         self.budgets = (Budget("max_total_cost_usd", 9.0),)
         self.inherited = {"NODE_EXTRA_CA_CERTS": "/ca.pem"}
         self.asked: list[str | None] = []
+        self.models: dict[str | None, Model] = {}
 
     async def resolve(self, asked: str | None) -> Model:
         self.asked.append(asked)
+        if asked in self.models:
+            return self.models[asked]
         name = "Org/M" if asked in ("m", "by-default") else f"Org/{asked}"
         return Model(name, price=PRICE, input_modalities=("text", "image"))
 
@@ -103,6 +106,71 @@ def test_the_model_is_the_instances_else_the_settings(
     call(means, {"model": model})
 
     assert means.asked == [asked]
+
+
+@pytest.mark.parametrize("own", ["own", None])
+def test_a_prompt_may_name_a_model_of_its_own(means: Means, own: str | None) -> None:
+    made = call(means, {"fallback_models": ("a",)}, model=own)
+
+    named = "Org/own" if own else "Org/M"
+    assert made.terms is not None
+    assert (made.request.model, made.terms.model) == (named, named)
+    assert made.terms.prices == {named: PRICE, "Org/a": PRICE}
+    assert made.terms.fallback_models == ("Org/a",)
+
+
+def test_price_and_modalities_are_those_of_the_prompts_own_model(means: Means) -> None:
+    means.models["blind"] = Model("Org/blind", price=Price(5.0, 6.0))
+
+    assert call(means, model="blind").price == Price(5.0, 6.0)
+    with pytest.raises(InvalidRequestError, match="Org/blind"):
+        call(means, model="blind", files=[("a.png", PNG, "image/png")])
+
+
+def test_a_model_of_its_own_that_is_empty_is_not_the_instances(means: Means) -> None:
+    call(means, model="")
+
+    assert means.asked == [""]
+
+
+def test_a_budget_is_shared_with_all_prompts_that_are_given_it(means: Means) -> None:
+    budget = Budget("mine", 1.0)
+
+    first, second = (call(means, budget=budget), call(means, budget=budget))
+
+    assert first.terms is not None
+    assert second.terms is not None
+    assert first.terms.budgets == second.terms.budgets == (*means.budgets, budget)
+
+
+def test_a_budget_that_is_given_twice_is_drawn_on_once(means: Means) -> None:
+    made = call(means, budget=means.budgets[0])
+
+    assert made.terms is not None
+    assert made.terms.budgets == means.budgets
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "messages", "sent"),
+    [
+        ("mine", {}, None, "mine"),
+        ("mine", {"system_message": "its own"}, None, "its own"),
+        ("mine", {"system_message": ""}, None, "You are a helpful assistant."),
+        ("mine", {"system_message": None}, None, None),
+        (
+            "mine",
+            {"system_message": "its own"},
+            [{"role": "system", "content": "the chat's"}],
+            "the chat's",
+        ),
+    ],
+)
+def test_a_prompts_own_system_message(
+    means: Means, own: str, given: dict[str, Any], messages: Any, sent: str | None
+) -> None:
+    request = call(means, {"system_message": own}, messages=messages, **given).request
+
+    assert request.system_message == sent
 
 
 @pytest.mark.parametrize(
@@ -243,6 +311,13 @@ def test_without_a_folder_there_are_no_rules(means: Means) -> None:
         ({}, {"work_dir": ""}, ConfigurationError, "work_dir is empty"),
         ({}, {"sample_index": "1"}, ConfigurationError, "sample_index must be a whole number"),
         ({}, {"session_id": 5}, ConfigurationError, "session_id must be a session id"),
+        ({}, {"model": 5}, ConfigurationError, "model must be a string"),
+        ({}, {"system_message": 5}, ConfigurationError, "system_message must be a string or None"),
+        ({}, {"system_message": "a\0"}, InvalidRequestError, "the system message holds a NUL"),
+        ({}, {"budget": 5.0}, ConfigurationError, "budget must be a Budget"),
+        ({"relay": False}, {"budget": Budget("b", 1.0)}, ConfigurationError, "needs the relay"),
+        ({}, {"modle": "m"}, ConfigurationError, "a prompt has no argument 'modle'"),
+        ({}, {"engine": "run"}, ConfigurationError, "a prompt has no argument 'engine'"),
         ({}, {"keep_session": 5}, ConfigurationError, "keep_session must be True, False or"),
         ({}, {"files": [("a.pdf", b"%PDF-", "application/pdf")]}, InvalidRequestError, "no pdf"),
         ({}, {"output_schema": {"type": "nonsense"}}, ConfigurationError, "output_schema"),
@@ -259,6 +334,11 @@ def test_what_cannot_be_sent_is_refused(
         call(means, setup, **arguments)
 
 
-def test_opencodes_own_system_message_cannot_be_had_without_its_block(means: Means) -> None:
+@pytest.mark.parametrize(
+    ("setup", "given"), [({"system_message": None}, {}), ({}, {"system_message": None})]
+)
+def test_opencodes_own_system_message_cannot_be_had_without_its_block(
+    means: Means, setup: dict[str, Any], given: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigurationError, match="needs a system message"):
-        call(means, {"system_message": None, "context": False})
+        call(means, setup | {"context": False}, **given)

@@ -84,7 +84,7 @@ def test_the_budgets_are_those_that_are_shared(plain: Settings) -> None:
     made = make_terms(Options(None, "", CHUTES), plain, MODELS, budgets=shared, inherited={})
 
     assert made is not None
-    assert made.budgets is shared
+    assert made.budgets == shared
 
 
 def test_the_way_is_the_providers(plain: Settings) -> None:

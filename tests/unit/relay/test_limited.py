@@ -13,6 +13,8 @@ from tests.patience import join, wait_until
 from tests.unit.relay.stage import (
     GOOD,
     MODEL,
+    USAGE,
+    Answer,
     Stage,
     chunk,
     ended,
@@ -143,6 +145,58 @@ def test_a_longer_answer_may_go_on_while_there_is_money(stage: MakeStage) -> Non
     assert whole(s.ask())
     booking.close()
     assert booking.ended is None
+
+
+def test_longer_answers_at_once_share_what_is_free(stage: MakeStage) -> None:
+    told = event({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2_000}})
+    piece = chunk("x" * 200)  # $0.0001
+    long = (*[piece] * 40, chunk(finish="stop"), told)
+    s = stage(stream(*long, pause_s=0.005))  # $0.004 each, of which $0.0004 are set aside
+    budget = Budget("batch", 0.01)
+    bookings = [s.open(f"ses_{n}", budgets=(budget,)) for n in range(4)]
+
+    asking = [threading.Thread(target=s.ask, args=[f"ses_{n}"]) for n in range(4)]
+    for thread in asking:
+        thread.start()
+    join(*asking)
+    for booking in bookings:
+        booking.close()
+
+    assert "budget:batch" in {booking.ended for booking in bookings}
+    assert budget.spent <= 0.01 + 4 * 0.0001, "a piece each was on its way"
+
+
+def test_of_a_stream_that_died_a_bound_stays_out_of_use(stage: MakeStage) -> None:
+    s = stage(stream(chunk("Hel"), chunk("lo")))
+    budget = Budget("batch", 1.0)
+    booking = s.open(budgets=(budget,))
+
+    s.ask()
+    booking.close()
+
+    size = len(s.provider.asked[0].raw)
+    assert budget.spent == booking.cost_usd
+    assert budget.spent + budget.doubtful == pytest.approx((size * 1.0 + 5 * 2.0) / 1e6)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(stream(*GOOD), id="whole"),
+        pytest.param(stream(chunk("Hello"), chunk(finish="stop")), id="whole, without usage"),
+        pytest.param(stream(chunk("Hel", usage=USAGE), chunk("lo")), id="broken, with its usage"),
+        pytest.param(error(500, "no"), id="refused"),
+    ],
+)
+def test_what_is_known_leaves_no_doubt(stage: MakeStage, answer: Answer) -> None:
+    s = stage(answer)
+    budget = Budget("batch", 1.0)
+    booking = s.open(budgets=(budget,))
+
+    s.ask()
+    booking.close()
+
+    assert budget.doubtful == 0.0
 
 
 def test_what_can_never_fit_into_the_dollars_is_not_sent(stage: MakeStage) -> None:
