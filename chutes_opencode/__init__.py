@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chutes_opencode.arguments import PromptArguments
+    from chutes_opencode.batch.estimate.estimate import Estimate, estimate_batch
+    from chutes_opencode.batch.item import BatchItem
+    from chutes_opencode.batch.record import Record, RecordedError
+    from chutes_opencode.batch.report.page import write_report
+    from chutes_opencode.batch.running.progress import Snapshot
+    from chutes_opencode.batch.running.runner import BatchArguments, arun_batch, run_batch
+    from chutes_opencode.batch.running.stop import StopSwitch
+    from chutes_opencode.batch.running.summary import BatchSummary
+    from chutes_opencode.batch.store.folder import RunFolder
     from chutes_opencode.catalog.catalog import Catalog
     from chutes_opencode.catalog.comparison import Changes
     from chutes_opencode.catalog.listing import Listing
@@ -49,6 +58,7 @@ if TYPE_CHECKING:
         AttemptEnded,
         Done,
         Event,
+        PromptCancelled,
         PromptFailed,
         PromptStarted,
         ReasoningDelta,
@@ -61,6 +71,7 @@ if TYPE_CHECKING:
         ToolResult,
         Waiting,
     )
+    from chutes_opencode.limits import Budget
     from chutes_opencode.llm import ChutesOpenCodeLLM
     from chutes_opencode.opencode.transcript import parse_run_error, parse_session_id
     from chutes_opencode.relay.limiter import LimiterStats
@@ -79,6 +90,26 @@ if TYPE_CHECKING:
     from chutes_opencode.simulator import Scenario, Simulator
 
 _HOMES = {
+    "batch.estimate.estimate": (
+        "Estimate",
+        "estimate_batch",
+    ),
+    "batch.store.folder": ("RunFolder",),
+    "batch.item": ("BatchItem",),
+    "batch.running.progress": ("Snapshot",),
+    "batch.record": (
+        "Record",
+        "RecordedError",
+    ),
+    "batch.report.page": ("write_report",),
+    "batch.running.runner": (
+        "BatchArguments",
+        "arun_batch",
+        "run_batch",
+    ),
+    "batch.running.stop": ("StopSwitch",),
+    "batch.running.summary": ("BatchSummary",),
+    "limits": ("Budget",),
     "arguments": ("PromptArguments",),
     "catalog.catalog": ("Catalog",),
     "catalog.comparison": ("Changes",),
@@ -118,6 +149,7 @@ _HOMES = {
         "AttemptEnded",
         "Done",
         "Event",
+        "PromptCancelled",
         "PromptFailed",
         "PromptStarted",
         "ReasoningDelta",
@@ -153,7 +185,11 @@ __all__ = [
     "Attempt",
     "AttemptEnded",
     "AuthenticationError",
+    "BatchArguments",
+    "BatchItem",
+    "BatchSummary",
     "BillingError",
+    "Budget",
     "CapacityError",
     "Catalog",
     "Changes",
@@ -165,6 +201,7 @@ __all__ = [
     "Done",
     "EmptyResponseError",
     "EngineStats",
+    "Estimate",
     "Event",
     "Exchange",
     "InvalidRequestError",
@@ -183,6 +220,7 @@ __all__ = [
     "PermanentError",
     "Price",
     "PromptArguments",
+    "PromptCancelled",
     "PromptFailed",
     "PromptStarted",
     "PromptTimeoutError",
@@ -190,18 +228,23 @@ __all__ = [
     "QueryResult",
     "RateLimitError",
     "ReasoningDelta",
+    "Record",
+    "RecordedError",
     "RelayStats",
     "RequestStarted",
     "RetryOnceError",
     "RetryPolicy",
     "Retrying",
+    "RunFolder",
     "Scenario",
     "Selection",
     "ServerError",
     "Settings",
     "Simulator",
+    "Snapshot",
     "StepEnd",
     "StepRestarted",
+    "StopSwitch",
     "StructuredOutputError",
     "TextDelta",
     "ToolCall",
@@ -214,11 +257,15 @@ __all__ = [
     "Usage",
     "Waiting",
     "__version__",
+    "arun_batch",
     "classify_error",
+    "estimate_batch",
     "load_settings",
     "parse_run_error",
     "parse_session_id",
     "register_provider",
+    "run_batch",
+    "write_report",
 ]
 
 

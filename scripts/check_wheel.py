@@ -8,6 +8,9 @@ from pathlib import Path
 
 DATA_FILES = (
     "py.typed",
+    "batch/report/assets/main.js",
+    "batch/report/assets/report.css",
+    "batch/report/assets/report.html",
     "catalog/data/providers.toml",
     "opencode/assets/guard.js",
     "opencode/assets/shell.js",

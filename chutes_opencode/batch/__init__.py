@@ -1,0 +1,1 @@
+"""Many prompts: durable, resumable, bounded in money."""

@@ -1,0 +1,1 @@
+"""What a batch will cost, before it costs anything."""

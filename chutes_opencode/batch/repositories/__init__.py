@@ -1,0 +1,1 @@
+"""Git worktrees for the items that name a repository."""

@@ -1,0 +1,328 @@
+"""run_batch: many prompts, durable and resumable, within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from chutes_opencode import background
+from chutes_opencode.batch.durable import StoreError
+from chutes_opencode.batch.items.layout import Layout
+from chutes_opencode.batch.items.sources import open_source
+from chutes_opencode.batch.repositories.worktrees import Worktrees
+from chutes_opencode.batch.running.executor import Executor, LlmExecutor
+from chutes_opencode.batch.running.gates import BATCH_BUDGET, MAX_PAUSE_S, Gates
+from chutes_opencode.batch.running.intake import (
+    BatchOptions,
+    OpenRun,
+    Terms,
+    look_up,
+    open_run,
+    run_settings,
+)
+from chutes_opencode.batch.running.progress import Meter
+from chutes_opencode.batch.running.reading import TaskReader
+from chutes_opencode.batch.running.reporting import OnProgress, Reporter
+from chutes_opencode.batch.running.scheduler import Scheduler
+from chutes_opencode.batch.running.stop import GO, StopSwitch
+from chutes_opencode.batch.running.summary import BatchSummary, BrokenRunError
+from chutes_opencode.errors import ConfigurationError
+from chutes_opencode.limits import Budget
+from chutes_opencode.logs import make_logger
+
+if TYPE_CHECKING:
+    from chutes_opencode.batch.items.sources import FileFormat
+    from chutes_opencode.batch.running.intake import OnBudget, Transcripts
+    from chutes_opencode.llm import ChutesOpenCodeLLM
+
+
+class BatchArguments(TypedDict, total=False):
+    """How a batch is run; all optional.
+
+    Attributes:
+        models: Each item is asked of each of them; none: the instance's.
+        template: The prompt, with columns in braces: "Translate {text}".
+        prompt_column: Column that is the prompt.
+        id_column: Column that is the id.
+        keep_columns: Whether columns that mean nothing go to the results' metadata; False: they
+            are refused.
+        format: Of a file whose suffix does not tell: "jsonl", "csv", "tsv" or "parquet".
+        output_schema: What each answer must fit, where the item has no schema of its own.
+        concurrency: Prompts at once at most; fewer where the account lets fewer through. None: as
+            many as the settings allow the engine.
+        samples_per_item: How often to ask each item of each model.
+        limit: Items at most.
+        shuffle: Seed of a random order; None: the order of the source.
+        skip_bad: Whether rows that are no items are left out; False: they are an error.
+        retry_failed: Whether items that failed in an earlier session run again: all, or those
+            with these classes of error.
+        max_cost_usd: US dollars for the whole run, earlier sessions included; a request that may
+            cost more than what is left is not sent.
+        on_budget: Whether prompts in flight are finished or cut when the dollars are used up.
+        transcripts: Of which items messages and requests are kept: "all", "failed" or "none".
+        max_pause_s: Seconds for which a cold model or a rate limit is waited for.
+        executor: What runs a task, instead of the instance; it stays the caller's to close.
+        on_progress: Is told how far it is, twice a second and at the end, from a thread of ours.
+        stop: The switch that ends it early.
+    """
+
+    models: Sequence[str]
+    template: str | None
+    prompt_column: str | None
+    id_column: str | None
+    keep_columns: bool
+    format: FileFormat | None
+    output_schema: Any
+    concurrency: int | None
+    samples_per_item: int
+    limit: int | None
+    shuffle: int | None
+    skip_bad: bool
+    retry_failed: bool | Sequence[str]
+    max_cost_usd: float | None
+    on_budget: OnBudget
+    transcripts: Transcripts
+    max_pause_s: float
+    executor: Executor | None
+    on_progress: OnProgress | None
+    stop: StopSwitch | None
+
+
+def run_batch(
+    items: Any,
+    llm: ChutesOpenCodeLLM | None,
+    out_dir: Path | str,
+    **arguments: Unpack[BatchArguments],
+) -> BatchSummary:
+    """Run many prompts, each once, and keep what they come to in a folder.
+
+    The same call again goes on where the last one ended, however that ended: what is done is not
+    asked again.
+
+    Args:
+        items: A path (.jsonl, .csv, .tsv, .parquet), "-" (stdin), an iterable of prompts, mappings
+            or `BatchItem`s, or a DataFrame.
+        llm: What answers; None where an executor is given.
+        out_dir: The run's folder: results.jsonl has a line for each finished prompt.
+        **arguments: See `BatchArguments`.
+
+    Returns:
+        What it came to. An item's failure is in its result; what stopped the whole batch
+        (account, budget, interrupt) in `stopped_by`.
+
+    Raises:
+        BadItemsError: Rows are no items; nothing was spent.
+        BrokenRunError: The folder cannot be written any more; its `summary` tells the rest.
+        ConfigurationError: Something is set wrongly; nothing was spent.
+        ModelNotFoundError: The provider lists no such model; nothing was spent.
+        AuthenticationError: No key; nothing was spent.
+    """
+    return background.Job(_run(items, llm, Path(out_dir), arguments)).result()
+
+
+async def arun_batch(
+    items: Any,
+    llm: ChutesOpenCodeLLM | None,
+    out_dir: Path | str,
+    **arguments: Unpack[BatchArguments],
+) -> BatchSummary:
+    """Run a batch from any event loop; as `run_batch`.
+
+    A cancelled call has ended everything that it had started when it returns; the same call again
+    goes on.
+    """
+    return await background.Job(_run(items, llm, Path(out_dir), arguments)).join()
+
+
+def batch_options(arguments: BatchArguments) -> BatchOptions:
+    """Return the options that a caller's arguments mean.
+
+    Raises:
+        ConfigurationError: One of them cannot be.
+    """
+    layout = Layout(
+        arguments.get("template"),
+        arguments.get("prompt_column"),
+        arguments.get("id_column"),
+        "metadata" if arguments.get("keep_columns") else "refuse",
+    )
+    again = arguments.get("retry_failed", False)
+    for name in ("models", "retry_failed"):
+        if isinstance(arguments.get(name), str):
+            raise ConfigurationError(raw_message=f"{name} is a list, not one text")
+    return BatchOptions(
+        models=tuple(dict.fromkeys(arguments.get("models", ()))),
+        layout=layout,
+        format=arguments.get("format"),
+        output_schema=arguments.get("output_schema"),
+        samples_per_item=arguments.get("samples_per_item", 1),
+        limit=arguments.get("limit"),
+        shuffle=arguments.get("shuffle"),
+        skip_bad=arguments.get("skip_bad", False),
+        concurrency=arguments.get("concurrency"),
+        retry_failed=again if isinstance(again, bool) else tuple(again),
+        max_cost_usd=arguments.get("max_cost_usd"),
+        on_budget=arguments.get("on_budget", "finish"),
+        transcripts=arguments.get("transcripts", "all"),
+        max_pause_s=arguments.get("max_pause_s", MAX_PAUSE_S),
+    )
+
+
+class _InterruptedError(Exception):
+    """The switch was used while the items were checked."""
+
+
+async def _run(
+    items: Any, llm: ChutesOpenCodeLLM | None, folder: Path, arguments: BatchArguments
+) -> BatchSummary:
+    """Run a batch, on the background loop."""
+    began = time.time()
+    options = batch_options(arguments)
+    stop = arguments.get("stop") or StopSwitch()
+    if llm is not None:
+        terms = await look_up(llm, options)
+    elif arguments.get("executor") is not None:
+        terms = Terms(settings=run_settings(options))
+    else:
+        raise ConfigurationError(raw_message="a batch needs an instance, or an executor")
+    source = open_source(items, options.format)
+    opening = partial(open_run, source, folder, options, terms)
+    try:
+        async with _opened(opening, stop) as run:
+            batch = _Batch(run, llm, options, terms, arguments, stop)
+            return await batch.run(began)
+    except _InterruptedError:
+        return BatchSummary(folder, duration_s=time.time() - began, stopped_by="interrupt")
+
+
+@asynccontextmanager
+async def _opened(
+    opening: Callable[[Callable[[int], object]], OpenRun], stop: StopSwitch
+) -> AsyncIterator[OpenRun]:
+    """Open the run in a thread: a long dataset is read meanwhile, and the loop has other work."""
+    cancelled = False
+
+    def check(_rows: int) -> None:
+        if cancelled or stop.level > GO:
+            raise _InterruptedError
+
+    thread = asyncio.ensure_future(asyncio.to_thread(opening, check))
+    try:
+        run = await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        cancelled = True
+        await asyncio.wait([thread])
+        if thread.exception() is None:
+            await asyncio.to_thread(thread.result().store.close)
+        raise
+    try:
+        yield run
+    finally:
+        await asyncio.to_thread(run.store.close)
+
+
+class _Batch:
+    """A batch that may begin. Used once."""
+
+    def __init__(
+        self,
+        run: OpenRun,
+        llm: ChutesOpenCodeLLM | None,
+        options: BatchOptions,
+        terms: Terms,
+        arguments: BatchArguments,
+        stop: StopSwitch,
+    ) -> None:
+        self._store, self._dataset = run.store, run.dataset
+        self._options = options
+        settings = None if llm is None else llm.settings
+        self._log = (
+            make_logger("chutes_opencode")
+            if settings is None
+            else make_logger("chutes_opencode", settings.log_level, settings.log_format)
+        )
+        for sentence in self._store.mended:
+            self._log.warning("the run was mended", what=sentence)
+        spent = self._store.totals().cost_usd
+        self._executor = arguments.get("executor")
+        self._own = None
+        if self._executor is None and llm is not None:
+            self._own = self._executor = _executor(llm, options, terms, spent)
+        assert self._executor is not None
+        self._meter = Meter(self._dataset.task_count, now=time.time(), spent_usd=spent)
+        self._reader = TaskReader(
+            self._dataset.tasks,
+            lambda task: self._store.standing(task.key, task.item.content_hash),
+            lambda task: self._store.changed(task.key, task.item.content_hash),
+        )
+        self._reporter = Reporter(self._store.path, arguments.get("on_progress"), self._log)
+        self._scheduler = Scheduler(
+            reader=self._reader,
+            store=self._store,
+            executor=self._executor,
+            gates=Gates(options.models or ("",), max_pause_s=options.max_pause_s),
+            meter=self._meter,
+            reporter=self._reporter,
+            stop=stop,
+            cut_at_budget=options.on_budget == "cut",
+            transcripts=options.transcripts,
+        )
+
+    async def run(self, began: float) -> BatchSummary:
+        """Run it; `began` is when the call did, seconds since the epoch."""
+        try:
+            await self._scheduler.run()
+            if not self._meter.left:
+                await asyncio.to_thread(self._store.finish)
+        except StoreError as error:
+            raise BrokenRunError(
+                raw_message=error.raw_message, hint=error.hint, summary=self._summary(began)
+            ) from error
+        finally:
+            self._reader.close()
+            await self._reporter.last(self._scheduler.snapshot(ended=True))
+            if self._own is not None:
+                await self._own.close()
+        return self._summary(began)
+
+    def _summary(self, began: float) -> BatchSummary:
+        meter, totals = self._meter, self._store.totals()
+        priced = totals.cost_usd > 0 or totals.unpriced < totals.results + totals.cut
+        return BatchSummary(
+            out_dir=self._store.path,
+            total=meter.total,
+            done=meter.done,
+            failed=meter.failed + meter.failed_before,
+            skipped=meter.skipped,
+            left=meter.left,
+            usage=totals.usage,
+            cost_usd=totals.cost_usd if priced else None,
+            errors=totals.errors,
+            duration_s=time.time() - began,
+            stopped_by=self._scheduler.stopped_by,
+            stop_error=self._scheduler.stop_error,
+        )
+
+
+def _executor(
+    llm: ChutesOpenCodeLLM, options: BatchOptions, terms: Terms, spent_usd: float
+) -> LlmExecutor:
+    budget = None
+    if options.max_cost_usd is not None:
+        budget = Budget(BATCH_BUDGET, options.max_cost_usd)
+        if (before := budget.try_reserve(0.0)) is not None:
+            budget.settle(before, spent_usd)
+    schema = options.output_schema
+    home, temp = llm.settings.home, llm.settings.temp_dir
+    return LlmExecutor(
+        llm,
+        options.concurrency or terms.places,
+        budget=budget,
+        defaults={} if schema is None else {"output_schema": schema},
+        worktrees=Worktrees(home / "repositories", temp),
+    )
