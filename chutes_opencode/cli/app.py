@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from chutes_opencode.cli import account, config, doctor, models, prompt, providers, setup, simulator
+from chutes_opencode.cli import (
+    account,
+    batch,
+    config,
+    doctor,
+    models,
+    prompt,
+    providers,
+    setup,
+    simulator,
+)
 from chutes_opencode.cli.output import FAILED, INTERRUPTED, print_json, report
 
 # Not declared at each command: a flag of the whole line, wherever it stands.
@@ -86,6 +96,7 @@ def root(
 # All commands, in the order in which `--help` shows them.
 app.command("setup")(setup.setup)
 app.command("prompt")(prompt.prompt)
+app.add_typer(batch.app, name="batch")
 app.add_typer(models.app, name="models")
 app.add_typer(providers.app, name="providers")
 app.command("account")(account.account)

@@ -92,23 +92,24 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print_rich(table)
 
 
-def is_terminal() -> bool:
-    """Tell whether stdout is a terminal; a process that was started without one has no stdout."""
-    return sys.stdout is not None and sys.stdout.isatty()
+def is_terminal(*, stderr: bool = False) -> bool:
+    """Tell whether stdout (or stderr) is a terminal; a process may have been started without."""
+    stream = sys.stderr if stderr else sys.stdout
+    return stream is not None and stream.isatty()
 
 
-def print_rich(table: Table) -> None:
-    """Print on stdout: as wide as a terminal is; into a pipe as wide as it needs to be."""
+def print_rich(table: Table, *, stderr: bool = False) -> None:
+    """Print on stdout (or stderr): as wide as a terminal is; into a pipe as wide as is needed."""
     from rich.console import Console
 
-    if is_terminal():
-        Console(file=sys.stdout).print(table)
+    if is_terminal(stderr=stderr):
+        Console(file=sys.stderr if stderr else sys.stdout).print(table)
         return
     console = Console(file=StringIO(), width=PIPE_WIDTH)
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
-        typer.echo(line.rstrip())
+        typer.echo(line.rstrip(), err=stderr)
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:
@@ -203,7 +204,14 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
         result = error.result if isinstance(error, errors.OpenCodeError) else None
         fields = {} if result is None else result_fields(result)
         print_json({"ok": False, **fields, "error": error_fields(error)})
-    elif isinstance(error, errors.OpenCodeError):
+    else:
+        tell_error(error)
+    return exit_code(error)
+
+
+def tell_error(error: BaseException) -> None:
+    """Say on stderr what went wrong, and what to do about it."""
+    if isinstance(error, errors.OpenCodeError):
         say(f"error: {_named_limit(error)}{error.raw_message or error.error_type}")
         say(f"fix: {error.hint}")
     elif isinstance(error, OSError):
@@ -212,4 +220,3 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     else:
         say(f"error: {type(error).__name__}: {error}")
         say("fix: this is a fault of chutes-opencode; --debug shows where it happened.")
-    return exit_code(error)

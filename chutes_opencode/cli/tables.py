@@ -50,12 +50,17 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
     return [column for column in columns if column in shown]
 
 
-def print_columns(columns: Sequence[Column]) -> None:
-    """Print a table; on a terminal without room for all of it, say which columns are left out."""
+def print_columns(columns: Sequence[Column], *, stderr: bool = False) -> None:
+    """Print a table; on a terminal without room for all of it, say which columns are left out.
+
+    Args:
+        columns: All that there are.
+        stderr: Whether it goes there, not to stdout.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    shown = fitting(columns, terminal_width())
+    shown = fitting(columns, terminal_width(stderr=stderr))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     for column in shown:
         table.add_column(
@@ -66,17 +71,19 @@ def print_columns(columns: Sequence[Column]) -> None:
         )
     for cells in _rows(shown):
         table.add_row(*(Text(mask(cell)) for cell in cells))
-    print_rich(table)
+    print_rich(table, stderr=stderr)
     hidden = [column.heading for column in columns if column not in shown]
     if hidden:
         say(f"no room for: {', '.join(hidden)} (a wider terminal, a pipe or --json has them)")
 
 
-def terminal_width() -> int:
-    """Return how many cells a line of stdout has; a pipe's have no end."""
+def terminal_width(*, stderr: bool = False) -> int:
+    """Return how many cells a line of stdout (or stderr) has; a pipe's have no end."""
     from rich.console import Console
 
-    return Console(file=sys.stdout).width if is_terminal() else PIPE_WIDTH
+    if not is_terminal(stderr=stderr):
+        return PIPE_WIDTH
+    return Console(file=sys.stderr if stderr else sys.stdout).width
 
 
 def print_markdown(columns: Sequence[Column]) -> None:

@@ -150,7 +150,17 @@ def test_the_version_is_the_distributions(run: Run) -> None:
     assert run("--version").stdout == f"{version('chutes-opencode')}\n"
 
 
-COMMANDS = ("setup", "prompt", "models", "providers", "account", "doctor", "config", "simulator")
+COMMANDS = (
+    "setup",
+    "prompt",
+    "batch",
+    "models",
+    "providers",
+    "account",
+    "doctor",
+    "config",
+    "simulator",
+)
 
 
 def test_help_names_every_command(run: Run) -> None:

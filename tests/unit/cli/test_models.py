@@ -120,7 +120,7 @@ class TestList:
     def test_a_narrow_terminal_shows_fewer_columns(
         self, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tables, "terminal_width", lambda: 60)
+        monkeypatch.setattr(tables, "terminal_width", lambda **_: 60)
 
         result = run("models", "list")
 

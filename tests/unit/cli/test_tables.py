@@ -67,7 +67,7 @@ def test_a_pipe_is_never_folded(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_a_terminal_has_no_room_for_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "terminal_width", lambda: 30)
+    monkeypatch.setattr(tables, "terminal_width", lambda **_: 30)
 
     print_columns(COLUMNS)
 

@@ -1,0 +1,328 @@
+"""What `batch run` and `batch estimate` can be told: their options, and options without a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from typer.core import TyperCommand
+
+from chutes_opencode.cli.completion import complete_models
+from chutes_opencode.cli.prompt import Engine, read_schema
+from chutes_opencode.errors import ConfigurationError, OpenCodeError
+
+if TYPE_CHECKING:
+    from chutes_opencode.batch.running.runner import BatchArguments
+
+ITEMS = "Items: what is asked"
+MODEL = "Model: who is asked, and how"
+AGENT = "Agent: what it may do"
+RUN = "Run: how many, how fast, how dear"
+AGAIN = "Again: what was run before"
+OUTPUT = "Output"
+
+ALL = "all"
+DEFAULT_SEED = 0
+
+
+class ItemsFormat(StrEnum):
+    """How the rows of a dataset are written."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+
+
+class OnBudget(StrEnum):
+    """What becomes of prompts in flight when the budget is used up."""
+
+    FINISH = "finish"
+    CUT = "cut"
+
+
+class Transcripts(StrEnum):
+    """Whose transcripts are kept."""
+
+    ALL = "all"
+    FAILED = "failed"
+    NONE = "none"
+
+
+ItemsArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ITEMS",
+        help="File with a prompt in each row: .jsonl, .csv, .tsv or .parquet; - is standard input "
+        "(JSONL).",
+        show_default=False,
+    ),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--out",
+        metavar="DIR",
+        help="Folder of the run. One that has a run in it is gone on with.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    ItemsFormat | None,
+    typer.Option("--format", help="Instead of the file's suffix.", rich_help_panel=ITEMS),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help='The prompt, with columns in braces: "Translate {text} to {language}".',
+        rich_help_panel=ITEMS,
+    ),
+]
+PromptColumnOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help='Instead of "prompt".', rich_help_panel=ITEMS),
+]
+IdColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help='Instead of "id"; rows without one are known by a hash of what they ask.',
+        rich_help_panel=ITEMS,
+    ),
+]
+KeepColumnsOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-columns",
+        help="Pass columns that mean nothing here through to the results' metadata.",
+        rich_help_panel=ITEMS,
+    ),
+]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Leave bad rows out, instead of refusing all.", rich_help_panel=ITEMS
+    ),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Only the first N items.", rich_help_panel=ITEMS),
+]
+ShuffleOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="[SEED]",
+        help=f"Take them in a random order; the same seed ({DEFAULT_SEED}) gives the same order.",
+        rich_help_panel=ITEMS,
+        show_default=False,
+    ),
+]
+SamplesOption = Annotated[
+    int,
+    typer.Option(
+        "--samples-per-item", min=1, metavar="N", help="Ask each N times.", rich_help_panel=ITEMS
+    ),
+]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="ID",
+        help="Repeat it to ask several models; without it: the setting default_model.",
+        autocompletion=complete_models,
+        rich_help_panel=MODEL,
+    ),
+]
+SystemOption = Annotated[
+    str,
+    typer.Option(
+        "--system", metavar="TEXT", help="System message, sent literally.", rich_help_panel=MODEL
+    ),
+]
+ParamsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--params",
+        metavar="KEY=VALUE",
+        help="Key of the request body (temperature=0, max_tokens=500), value as JSON; repeatable.",
+        rich_help_panel=MODEL,
+    ),
+]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="JSON Schema that each answer must fit.", rich_help_panel=MODEL
+    ),
+]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        help="auto and serve: warm opencode servers; run: an opencode for each prompt; direct: "
+        "plain chats without opencode.",
+        rich_help_panel=MODEL,
+    ),
+]
+FallbackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID",
+        help="Asked when the model is full, cold or gone; repeatable.",
+        autocompletion=complete_models,
+        rich_help_panel=MODEL,
+    ),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="For one attempt of a prompt.", rich_help_panel=MODEL),
+]
+RetriesOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Attempts in all for one model step.", rich_help_panel=MODEL),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep the model's answers here; what was asked before costs nothing.",
+        rich_help_panel=MODEL,
+    ),
+]
+NoToolsOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-tools", help="Pure chats: no shell, no files, no web.", rich_help_panel=AGENT
+    ),
+]
+WorkDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="All agents work in this folder; without it, each in an empty one of its own.",
+        rich_help_panel=AGENT,
+    ),
+]
+ConcurrencyOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Most prompts at once; fewer run as long as the provider takes no more.",
+        rich_help_panel=RUN,
+    ),
+]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="USD",
+        help="Most dollars for the whole run, earlier sessions included.",
+        rich_help_panel=RUN,
+    ),
+]
+
+
+class OptionalValues(TyperCommand):
+    """A command whose options `--shuffle` and `--retry-failed` may stand without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write the values out that were meant."""
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [*with_values(args[:end]), *args[end:]])
+
+
+def with_values(args: Sequence[str]) -> Iterator[str]:
+    """Yield a command line in which no option lacks its value.
+
+    A word after the option is its value only if it can be nothing else: a number after
+    `--shuffle`, the names of error classes after `--retry-failed`.
+    """
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        if word == "--shuffle":
+            yield f"{word}={rest.pop(0) if rest and _is_number(rest[0]) else DEFAULT_SEED}"
+        elif word == "--retry-failed":
+            classes = []
+            while rest and _is_error_class(rest[0]):
+                classes.append(rest.pop(0))
+            yield from (f"{word}={name}" for name in classes or (ALL,))
+        else:
+            yield word
+
+
+def read_arguments(
+    *,
+    models: Sequence[str] | None,
+    file_format: ItemsFormat | None,
+    schema: Path | None,
+    samples: int,
+    **others: Any,
+) -> BatchArguments:
+    """Return how a batch is run, as `run_batch` takes it.
+
+    Args:
+        models: Those that were named.
+        file_format: How the rows are written; None: by the file's suffix.
+        schema: File with the JSON Schema of the answers.
+        samples: How often each is asked.
+        **others: Further arguments, as they are.
+
+    Raises:
+        ConfigurationError: The schema cannot be read.
+    """
+    given = {
+        **others,
+        "models": models or (),
+        "format": None if file_format is None else file_format.value,
+        "output_schema": None if schema is None else read_schema(schema),
+        "samples_per_item": samples,
+    }
+    return cast("BatchArguments", given)
+
+
+def read_retry(values: Sequence[str]) -> bool | tuple[str, ...]:
+    """Return which failures are tried again: none, all, or those of some classes.
+
+    Args:
+        values: What stands at `--retry-failed`: names, several with commas between them.
+
+    Raises:
+        ConfigurationError: There is no such class.
+    """
+    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    if not names or ALL in names:
+        return bool(names)
+    known = error_classes()
+    for name in names:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            raise ConfigurationError(
+                raw_message=f"--retry-failed: there is no error class {name!r}",
+                hint=f"{meant}`chutes-opencode batch status DIR` names those of a run.",
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def error_classes() -> frozenset[str]:
+    """Return the names of all errors that a failure may have."""
+    from chutes_opencode import errors
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    return frozenset(kind.__name__ for kind in kinds if issubclass(kind, OpenCodeError))
+
+
+def _is_number(word: str) -> bool:
+    return word.removeprefix("-").isdecimal()
+
+
+def _is_error_class(word: str) -> bool:
+    return all(name.isidentifier() and name.endswith("Error") for name in word.split(","))
