@@ -1,4 +1,4 @@
-"""A first batch of prompts through the real opencode: copy it and make it yours.
+"""First prompts through the real opencode, then a small batch: copy it and make it yours.
 
 With a Chutes key (CHUTES_API_TOKEN, or `chutes-opencode config init`) a Chutes model answers, else
 the embedded simulator does, which is free and always says the same.
@@ -13,33 +13,46 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chutes_opencode import (
+    BatchSummary,
     Catalog,
     ChutesOpenCodeLLM,
     ConfigurationError,
     OpenCodeError,
     QueryResult,
+    RunFolder,
     Settings,
     Simulator,
     Usage,
     load_settings,
+    run_batch,
+    write_report,
 )
 
 PROMPTS = ("What is 17 + 25?", "What is (3 + 4) * 6?", "Say hello in one short sentence.")
+ITEMS = Path(__file__).with_name("batch.jsonl")
 SIMULATED_MODEL = "Qwen/Qwen3-32B-TEE"
+WIDTH = 100  # of a line of the table
 
 
 def main() -> int:
-    """Run the batch; return 0 when every prompt was answered."""
+    """Ask; return 0 when every prompt was answered."""
     began = time.monotonic()
-    with where_to_ask() as (settings, model):
-        llm = ChutesOpenCodeLLM(model, settings=settings, builtin_tools=False)
+    with (
+        where_to_ask() as (settings, model),
+        ChutesOpenCodeLLM(model, settings=settings, builtin_tools=False) as llm,
+    ):
         results = []
         for result in llm.map(PROMPTS):
             show(PROMPTS[result.index or 0], result)
             results.append(result)
         show_total(results, time.monotonic() - began)
-        show_next_steps(settings)
-    return 0 if all(result.success for result in results) else 1
+        print(f"\nNow a batch, {ITEMS.name}: durable, and the same call goes on where it ended.\n")
+        folder = Path("runs", time.strftime("%Y-%m-%d-%H%M%S"))
+        batch = run_batch(ITEMS, llm, folder)
+        show_batch(batch)
+        print(f"\nResults: {folder / 'results.jsonl'}\nReport:  {write_report(folder)}")
+        show_next_steps(settings, folder)
+    return 0 if all(result.success for result in results) and not batch.failed else 1
 
 
 @contextmanager
@@ -90,7 +103,26 @@ def show_total(results: list[QueryResult], seconds: float) -> None:
     )
 
 
-def show_next_steps(settings: Settings) -> None:
+def show_batch(batch: BatchSummary) -> None:
+    """Print a table of the batch's items, and what they came to."""
+    print(f"  {'item':14}{'seconds':>8}{'tokens':>8}  answer")
+    for record in RunFolder(batch.out_dir).records():
+        said = (
+            record.result
+            if record.error is None
+            else f"{record.error.type}: {record.error.message}"
+        )
+        text = " ".join(said.split())
+        line = f"  {record.id:14}{record.duration_s:8.2f}{record.usage.total:8}  {text}"
+        print(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…")
+    cost = "unknown cost" if batch.cost_usd is None else f"{batch.cost_usd:.6f} USD"
+    print(
+        f"\n{batch.done} of {batch.total} items done in {batch.duration_s:.1f} s, "
+        f"{batch.failed} failed: {batch.usage.total} tokens, {cost}."
+    )
+
+
+def show_next_steps(settings: Settings, run: Path) -> None:
     """Print what to try next."""
     folder = Path(sys.prefix, "bin")
     here = Path.cwd()
@@ -100,12 +132,13 @@ def show_next_steps(settings: Settings) -> None:
     if settings.sources["home"].startswith("environment"):
         print(f"  export CHUTES_OPENCODE_HOME={settings.home}     (opencode is there)")
     print(f"  {command}/chutes-opencode prompt{flag} 'What is 6 * 7?'")
+    print(f"  {command}/chutes-opencode batch report {run} --open")
     print(f"  {command}/chutes-opencode doctor{flag}")
     if settings.is_loopback:
         print(
             f"  {command}/chutes-opencode config init     (stores your Chutes key; then once more)"
         )
-    print("  README.md, configs/hello.py (this batch), configs/config.toml, scripts/test")
+    print("  README.md, configs/hello.py (what ran here), configs/config.toml, scripts/test")
 
 
 if __name__ == "__main__":
