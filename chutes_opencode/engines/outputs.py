@@ -14,14 +14,11 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chutes_opencode.engines.off_loop import off_loop
-from chutes_opencode.opencode.api import ApiError, ServerGoneError
+from chutes_opencode.opencode.api import ApiError, ServeApi, ServerGoneError
 from chutes_opencode.opencode.workspace import Workspace
-
-if TYPE_CHECKING:
-    from chutes_opencode.engines.server import Server
 
 READ_SECONDS = 10.0
 _PREFIX = "tool_"
@@ -33,17 +30,18 @@ def outputs_folder(workspace: Workspace) -> Path:
     return workspace.data / "tool-output"
 
 
-async def delete_outputs(server: Server, session_ids: Iterable[str]) -> None:
+async def delete_outputs(workspace: Workspace, api: ServeApi, session_ids: Iterable[str]) -> None:
     """Delete the cut outputs of a prompt that has ended.
 
     Bounded; what it misses goes with the server's other leftovers. Where there is none, nothing is
     asked.
 
     Args:
-        server: Where the prompt ran.
+        workspace: Of the server on which it ran.
+        api: Of the same.
         session_ids: Its session and its sub-agents'; those that are there.
     """
-    folder = outputs_folder(server.workspace)
+    folder = outputs_folder(workspace)
     if not _names(folder):
         return
     named: set[str] = set()
@@ -51,7 +49,7 @@ async def delete_outputs(server: Server, session_ids: Iterable[str]) -> None:
         async with asyncio.timeout(READ_SECONDS):
             for session_id in session_ids:
                 with suppress(ApiError):
-                    named |= named_outputs(await server.api.messages(session_id))
+                    named |= named_outputs(await api.messages(session_id))
     # Only files of that folder: a tool may have named any other.
     await off_loop(_unlink, [folder / name for name in named.intersection(_names(folder))])
 

@@ -245,7 +245,7 @@ class ServeEngine:
         """End what the prompt's tools have left, and delete the session while others go on."""
         if stage.shells:
             await end_leftovers(stage.shells)
-            await delete_outputs(stage.server, stage.shells)
+            await delete_outputs(stage.server.workspace, stage.server.api, stage.shells)
         if not stage.kept:
             task = asyncio.create_task(drop(stage.copy))
             self._tidying.add(task)

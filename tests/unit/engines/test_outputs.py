@@ -12,8 +12,7 @@ import pytest
 
 from chutes_opencode.engines import outputs
 from chutes_opencode.engines.outputs import data_mib, delete_outputs, named_outputs, outputs_folder
-from chutes_opencode.engines.server import Server
-from chutes_opencode.opencode.api import ApiError, ServerGoneError
+from chutes_opencode.opencode.api import ApiError, ServeApi, ServerGoneError
 from chutes_opencode.opencode.workspace import Workspace
 
 
@@ -37,7 +36,7 @@ class FakeServer:
         return path
 
     def delete(self, *session_ids: str) -> None:
-        asyncio.run(delete_outputs(cast(Server, self), session_ids))
+        asyncio.run(delete_outputs(self.workspace, cast(ServeApi, self.api), session_ids))
 
     @property
     def left(self) -> list[str]:
