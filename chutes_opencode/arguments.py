@@ -76,18 +76,27 @@ class PromptArguments(TypedDict, total=False):
     budget: Budget | None
 
 
-def check_names(arguments: Iterable[object]) -> None:
+def check_names(
+    arguments: Iterable[object],
+    known: Sequence[str] = ("prompt", *PromptArguments.__annotations__),
+    *,
+    whose: str = "a prompt",
+) -> None:
     """Refuse a misspelt argument.
+
+    Args:
+        arguments: The names that were given.
+        known: Those that there are.
+        whose: What has them, for the message.
 
     Raises:
         ConfigurationError: Names it, and the one that may be meant.
     """
-    known = {"prompt", *PromptArguments.__annotations__}
-    unknown = sorted(set(arguments) - known, key=str)
+    unknown = sorted(set(arguments).difference(known), key=str)
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), known, n=1)
         raise ConfigurationError(
-            raw_message=f"a prompt has no argument {unknown[0]!r}",
+            raw_message=f"{whose} has no argument {unknown[0]!r}",
             hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known))}",
         )
 

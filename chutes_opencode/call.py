@@ -207,8 +207,8 @@ class CallRunner:
                 lambda seen: self._judge(seen, seconds).error is None,
                 None if terms is None else replace(terms, opened=booked.opened),
             )
-        except asyncio.CancelledError:
-            self._record_cut(number, scope, booked)
+        except (asyncio.CancelledError, OpenCodeError) as cause:
+            self._record_cut(number, scope, booked, cause)
             raise
         verdict = self._judge(evidence, seconds)
         self._may_repeat &= self._call.retry_after_tools or not self._touched(evidence)
@@ -336,10 +336,12 @@ class CallRunner:
             )
         )
 
-    def _record_cut(self, number: int, scope: str, booked: Booked) -> None:
-        """Record the attempt in whose midst the call was cancelled, as far as it was booked."""
-        evidence = booked.evidence()
-        verdict = replace(self._judge(evidence, 0.0), error=None)
+    def _record_cut(self, number: int, scope: str, booked: Booked, cause: BaseException) -> None:
+        """Record an attempt whose engine was cancelled, or failed, as far as it was booked."""
+        evidence, error = booked.evidence(), cause if isinstance(cause, OpenCodeError) else None
+        if error is not None and not evidence.exchanges:
+            return
+        verdict = replace(self._judge(evidence, 0.0), error=error)
         if self._call.terms is None:  # without the relay nobody knows
             verdict = replace(verdict, usage=Usage(estimated=True), cost_usd=None)
         self._record(number, scope, evidence, verdict)

@@ -20,6 +20,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,8 +112,13 @@ class Budget:
         max_cost_usd: The limit, US dollars.
     """
 
-    def __init__(self, name: str, max_cost_usd: float) -> None:
-        """Start with nothing spent.
+    def __init__(self, name: str, max_cost_usd: float, *, spent_usd: float = 0.0) -> None:
+        """Start with nothing reserved.
+
+        Args:
+            name: What a `LimitExceededError` calls it.
+            max_cost_usd: The limit, US dollars.
+            spent_usd: What of it was spent before; may be more than all.
 
         Raises:
             ConfigurationError: The limit is negative or no number.
@@ -121,7 +127,7 @@ class Budget:
             raise ConfigurationError(raw_message=f"{name} must be 0 or more, not {max_cost_usd!r}")
         self.name = name
         self.max_cost_usd = max_cost_usd
-        self._spent = 0.0
+        self._spent = spent_usd
         self._doubtful = 0.0
         self._open: dict[Reservation, float] = {}
         self._waiters: dict[object, Callable[[], object]] = {}
@@ -229,8 +235,8 @@ class Budget:
                     f"${self.max_cost_usd:g}, of which ${self._spent:.6f}{maybe} is spent"
                 ),
                 limit=self.name,
-                hint="Ask for less output (max_tokens of Params, --max-tokens), send less, "
-                "or raise the limit.",
+                hint="Ask for less output (max_tokens of Params, --params max_tokens=…), "
+                "send less, or raise the limit.",
             )
         return usd <= free - self._reserved()
 
@@ -301,7 +307,7 @@ async def reserve(budgets: Sequence[Budget], usd: float) -> Hold:
     loop, settled = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # it was closed: nobody waits there any more
             loop.call_soon_threadsafe(settled.set)
 
     # Before the first try, or a reservation that settles in between would go unnoticed.

@@ -33,7 +33,7 @@ RULES_FILES = ("AGENTS.md", "CLAUDE.md")
 
 
 async def prepare(
-    options: Options, runtime: Runtime, prompt: str = "", **given: Unpack[PromptArguments]
+    options: Options, runtime: Runtime, /, prompt: str = "", **given: Unpack[PromptArguments]
 ) -> Call:
     """Make the call of one prompt.
 

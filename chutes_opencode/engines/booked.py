@@ -1,4 +1,4 @@
-"""What was paid for an attempt that was cancelled, as the relay has booked it."""
+"""What was paid for an attempt whose engine left no evidence, as the relay has booked it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Booked:
         self._ledgers.append(booking.ledger)  # the booking's terms know us: no circle
 
     def evidence(self) -> Evidence:
-        """Return what there is to be seen of an attempt whose engine was cancelled."""
+        """Return what there is to be seen of an attempt whose engine was cancelled or failed."""
         return Evidence(
             exchanges=tuple(one for ledger in self._ledgers for one in ledger.exchanges()),
             duration_s=time.monotonic() - self._started,

@@ -147,10 +147,9 @@ class Attempt:
     def _at_most_usd(self) -> float:
         """Return what an answer that broke may have cost; 0: what it has cost is known."""
         price = self._booking.prices[self._model]
-        untold = self._receipt.untold_bytes if self._receipt is not None else None
-        if untold is None or price is None:
+        if self._receipt is None or price is None:
             return 0.0
-        return cost_bound(price, len(self._data), untold)
+        return self._receipt.at_most_usd(price, len(self._data))
 
     # --- permit ----------------------------------------------------------------------------------
 

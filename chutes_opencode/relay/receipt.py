@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from chutes_opencode.classify import classify_response
 from chutes_opencode.errors import OpenCodeError
 from chutes_opencode.events import ReasoningDelta, TextDelta
-from chutes_opencode.limits import Hold, cost_usd
+from chutes_opencode.limits import Hold, cost_bound, cost_usd
 from chutes_opencode.relay.booking import Booking
 from chutes_opencode.relay.client import Client, ModelRequest
 from chutes_opencode.relay.estimate import (
@@ -39,6 +40,9 @@ from chutes_opencode.relay.whole import (
     read_whole,
 )
 from chutes_opencode.results import Usage
+
+if TYPE_CHECKING:
+    from chutes_opencode.catalog.models import Price
 
 # Some servers forget it; their stream is judged by what it holds.
 _STREAM_TYPES = ("text/event-stream", "")
@@ -155,13 +159,19 @@ class Receipt:
         if self._answer is not None:
             await self._answer.close()
 
-    @property
-    def untold_bytes(self) -> int | None:
-        """Bytes of an answer that broke before it told what it has used; None: it did not."""
+    def at_most_usd(self, price: Price, body_bytes: int) -> float:
+        """Return what an answer that broke may have cost, US dollars; 0: its cost is known.
+
+        Args:
+            price: Of the model.
+            body_bytes: Length of the request's body.
+        """
         told = self._check.usage if self._streams else self._whole.usage
         if not self._accepted or self._is_whole() or told is not None:
-            return None
-        return sum(self._check.output_bytes.values())
+            return 0.0
+        if not self._streams:  # it was made before any of it was sent
+            return self._hold.usd
+        return cost_bound(price, body_bytes, sum(self._check.output_bytes.values()))
 
     def _is_as_asked(self, answer: Answer) -> bool:
         if not 200 <= answer.status < 300:

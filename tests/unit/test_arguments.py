@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from chutes_opencode.arguments import (
     DEFAULT_SYSTEM_MESSAGE,
     as_folder,
+    check_names,
     check_prompt,
     check_text,
     effective_system,
@@ -58,6 +59,26 @@ def test_without_a_port_it_is_the_seeds() -> None:
 def test_anything_else_is_no_tool_server(tool: object) -> None:
     with pytest.raises(ConfigurationError, match="is no tool server"):
         tool_servers([tool])
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["modle", "engine", 5])
+def test_a_prompt_has_no_other_arguments(name: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"a prompt has no argument {name!r}"):
+        check_names([name])
+
+
+def test_the_argument_that_may_be_meant_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="a batch has no argument 'max_cost'") as caught:
+        check_names(["max_cost"], ("limit", "max_cost_usd"), whose="a batch")
+
+    assert caught.value.hint == "Did you mean 'max_cost_usd'?"
+
+
+def test_the_arguments_that_there_are_are_no_mistake() -> None:
+    check_names(["prompt", "model", "budget"])
 
 
 # --- the system message ---------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from chutes_opencode.catalog.models import Price
 from chutes_opencode.engines.base import Evidence, Observe
 from chutes_opencode.errors import (
     BillingError,
+    ConfigurationError,
     LimitExceededError,
     OpenCodeError,
     PromptTimeoutError,
@@ -264,8 +265,10 @@ def test_the_relays_deadline_comes_back_as_a_result() -> None:
 # --- what is cancelled ----------------------------------------------------------------------------
 
 
-class Cancelled(Engine):
-    """An engine in whose midst the call is cancelled, after it has booked requests."""
+class Leaving(Engine):
+    """An engine that leaves no evidence, after it has booked requests: by default, cancelled."""
+
+    error: BaseException = asyncio.CancelledError()
 
     async def run(
         self,
@@ -283,14 +286,14 @@ class Cancelled(Engine):
         books.finish(broken_one, at=1.0, usage=TOKENS, error="cut before its end")
         books.answer(whole_one, 200, "text/event-stream", {}, at=0.1)
         books.finish(whole_one, at=1.0, whole=True, usage=TOKENS, finish_reason="stop")
-        raise asyncio.CancelledError
+        raise self.error
 
 
 def cancelled(*script: Evidence, **fields: Any) -> tuple[PromptCancelled, list[Event]]:
     """Return the last of the events of a call that is cancelled, and all before."""
     events: list[Event] = []
     call = Call(PromptRequest("Say 42.", "m"), terms=terms_of(), policy=AT_ONCE, **fields)
-    runner = CallRunner(call, Cancelled(*script), asyncio.Semaphore(1), events.append)
+    runner = CallRunner(call, Leaving(*script), asyncio.Semaphore(1), events.append)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(runner.run())
     last = events.pop()
@@ -318,6 +321,17 @@ def test_what_was_paid_for_before_is_part_of_it() -> None:
 
     assert event.result.usage.input == 30
     assert event.result.cost_usd == pytest.approx(0.25 + 30 / 1e6)
+
+
+def test_what_was_paid_for_is_told_when_the_engine_fails_in_its_own_way() -> None:
+    engine = Leaving()
+    engine.error = ConfigurationError(raw_message="opencode serve refused: 400")
+
+    result = outcome(engine)
+
+    assert result.error is engine.error
+    assert result.cost_usd == pytest.approx(30 / 1e6)
+    assert result.attempts[-1].error is engine.error
 
 
 # --- the books ------------------------------------------------------------------------------------

@@ -131,6 +131,14 @@ def test_a_senseless_limit_is_refused(limit: float) -> None:
         Budget("max_cost_usd", limit)
 
 
+def test_a_budget_may_go_on_where_an_earlier_process_has_ended() -> None:
+    budget = Budget("batch", 1.0, spent_usd=0.75)
+
+    assert (budget.spent, budget.left) == (0.75, 0.25)
+    with pytest.raises(LimitExceededError, match=r"of which \$0.750000 is spent"):
+        budget.try_reserve(0.5)
+
+
 def test_a_waiter_is_told_of_each_settlement_until_it_goes() -> None:
     budget, told = Budget("process", 1.0), []
     remove = budget.add_waiter(lambda: told.append("settled"))

@@ -318,6 +318,7 @@ def test_without_a_folder_there_are_no_rules(means: Means) -> None:
         ({"relay": False}, {"budget": Budget("b", 1.0)}, ConfigurationError, "needs the relay"),
         ({}, {"modle": "m"}, ConfigurationError, "a prompt has no argument 'modle'"),
         ({}, {"engine": "run"}, ConfigurationError, "a prompt has no argument 'engine'"),
+        ({}, {"options": {}}, ConfigurationError, "a prompt has no argument 'options'"),
         ({}, {"keep_session": 5}, ConfigurationError, "keep_session must be True, False or"),
         ({}, {"files": [("a.pdf", b"%PDF-", "application/pdf")]}, InvalidRequestError, "no pdf"),
         ({}, {"output_schema": {"type": "nonsense"}}, ConfigurationError, "output_schema"),

@@ -20,6 +20,7 @@ from tests.unit.relay.stage import (
     ended,
     error,
     event,
+    page,
     stalling,
     stream,
     whole,
@@ -177,6 +178,18 @@ def test_of_a_stream_that_died_a_bound_stays_out_of_use(stage: MakeStage) -> Non
     size = len(s.provider.asked[0].raw)
     assert budget.spent == booking.cost_usd
     assert budget.spent + budget.doubtful == pytest.approx((size * 1.0 + 5 * 2.0) / 1e6)
+
+
+def test_an_answer_that_was_asked_for_whole_was_made_before_it_died(stage: MakeStage) -> None:
+    s = stage(page(200, '{"choices": [', "application/json"))
+    budget = Budget("batch", 1.0)
+    booking = s.open(budgets=(budget,), tries_left=1)
+
+    s.ask(stream=False)
+    booking.close()
+
+    size = len(s.provider.asked[0].raw)
+    assert budget.spent + budget.doubtful == pytest.approx((size * 1.0 + 100 * 2.0) / 1e6)
 
 
 @pytest.mark.parametrize(
