@@ -51,7 +51,7 @@ def main() -> int:
         batch = run_batch(ITEMS, llm, folder)
         show_batch(batch)
         print(f"\nResults: {folder / 'results.jsonl'}\nReport:  {write_report(folder)}")
-        show_next_steps(settings, folder)
+        show_next_steps(settings, model, folder)
     return 0 if all(result.success for result in results) and not batch.failed else 1
 
 
@@ -122,17 +122,19 @@ def show_batch(batch: BatchSummary) -> None:
     )
 
 
-def show_next_steps(settings: Settings, run: Path) -> None:
+def show_next_steps(settings: Settings, model: str, run: Path) -> None:
     """Print what to try next."""
     folder = Path(sys.prefix, "bin")
     here = Path.cwd()
     command = (folder.relative_to(here) if folder.is_relative_to(here) else folder).as_posix()
     flag = " --simulate" if settings.is_loopback else ""
+    asked = flag if flag or settings.default_model else f" --model {model}"
     print("\nNext:")
     if settings.sources["home"].startswith("environment"):
         print(f"  export CHUTES_OPENCODE_HOME={settings.home}     (opencode is there)")
-    print(f"  {command}/chutes-opencode prompt{flag} 'What is 6 * 7?'")
+    print(f"  {command}/chutes-opencode prompt{asked} 'What is 6 * 7?'")
     print(f"  {command}/chutes-opencode batch report {run} --open")
+    print(f"  {command}/chutes-opencode batch run{asked} configs/batch.jsonl -o runs/mine")
     print(f"  {command}/chutes-opencode doctor{flag}")
     if settings.is_loopback:
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -159,7 +160,17 @@ def compare(a: Iterable[Record], b: Iterable[Record]) -> Comparison:
 
 
 def _outcomes(records: Iterable[Record]) -> dict[Key, _Outcome]:
-    return {record.key: _outcome(record) for record in records}
+    """Return what came of each; where no model was named, by the one that mostly answered."""
+    outcomes: dict[Key, _Outcome] = {}
+    served: Counter[str] = Counter()
+    for record in records:
+        outcomes[record.key] = _outcome(record)
+        if not record.model and record.served_model:
+            served[record.served_model] += 1
+    own = served.most_common(1)[0][0] if served else ""
+    return {
+        (item, model or own, sample): found for (item, model, sample), found in outcomes.items()
+    }
 
 
 def _outcome(record: Record) -> _Outcome:

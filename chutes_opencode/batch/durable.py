@@ -100,9 +100,11 @@ def make_folder(folder: Path) -> None:
         StoreError: It cannot be made.
     """
     with storing(folder):
-        if not folder.is_dir():
+        missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
+        if missing:
             folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
-            sync_folder(folder.parent)
+        for made in reversed(missing):
+            sync_folder(made.parent)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

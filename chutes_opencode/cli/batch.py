@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,41 +14,20 @@ from chutes_opencode.cli import batch_views
 from chutes_opencode.cli.batch_estimate import show_estimate
 from chutes_opencode.cli.batch_options import (
     AGAIN,
+    MODEL,
     OUTPUT,
     RUN,
-    CacheOption,
-    ConcurrencyOption,
-    EngineOption,
-    FallbackOption,
-    FormatOption,
-    IdColumnOption,
-    ItemsArgument,
-    KeepColumnsOption,
-    LimitOption,
-    MaxCostOption,
-    ModelsOption,
-    NoToolsOption,
+    Asked,
     OnBudget,
     OptionalValues,
-    OutOption,
-    ParamsOption,
-    PromptColumnOption,
-    RetriesOption,
-    SamplesOption,
-    SchemaOption,
-    ShuffleOption,
-    SkipBadOption,
-    SystemOption,
-    TemplateOption,
-    TimeoutOption,
     Transcripts,
-    WorkDirOption,
-    read_arguments,
     read_retry,
 )
-from chutes_opencode.cli.output import JsonOption, SimulateOption, print_json, say
-from chutes_opencode.cli.prompt import SIMULATED_MODEL, Engine, open_llm, read_params
-from chutes_opencode.cli.session import ProviderOption, provider_settings
+from chutes_opencode.cli.completion import complete_models
+from chutes_opencode.cli.option_group import grouped
+from chutes_opencode.cli.output import print_json, say
+from chutes_opencode.cli.prompt import SIMULATED_MODEL, open_llm
+from chutes_opencode.cli.session import provider_settings
 
 if TYPE_CHECKING:
     from chutes_opencode.batch.running.runner import BatchArguments
@@ -62,63 +41,75 @@ app = typer.Typer(
 
 @contextmanager
 def open_batch_llm(
-    models: Sequence[str],
-    provider: str,
+    asked: Asked,
     *,
-    simulate: bool,
-    timeout: float | None,
-    retries: int | None,
+    timeout: float | None = None,
+    retries: int | None = None,
     **arguments: Any,
 ) -> Iterator[ChutesOpenCodeLLM]:
     """Make the instance that answers the items, for as long as the block runs.
 
     Args:
-        models: Those that were named; the first is the instance's.
-        provider: Its id.
-        simulate: Whether the embedded simulator stands in.
+        asked: The command's options; of several models the first is the instance's.
         timeout: Seconds for one attempt; None: the setting.
         retries: Attempts for one model step; None: the setting.
-        **arguments: As for `ChutesOpenCodeLLM`.
+        **arguments: Further ones of `ChutesOpenCodeLLM`.
     """
     with provider_settings(
-        provider, simulate=simulate, timeout_seconds=timeout, retries=retries
+        asked.provider, simulate=asked.simulate, timeout_seconds=timeout, retries=retries
     ) as (_, settings):
         # A line for each request that is tried again would bury the view; results tell of failures.
         level = "error" if settings.sources["log_level"] == "default" else None
-        if simulate:
+        if asked.simulate:
             say("simulated: the answers come from the embedded simulator, not from a model")
-        own = next(iter(models), SIMULATED_MODEL if simulate else None)
-        arguments |= {"model": own, "provider": provider, "settings": settings}
+        own = next(iter(asked.models or ()), SIMULATED_MODEL if asked.simulate else None)
+        arguments |= asked.instance()
+        arguments |= {"model": own, "provider": asked.provider, "settings": settings}
         with open_llm(logging_level=level, **arguments) as llm:
             yield llm
 
 
 def run(
-    items: ItemsArgument,
-    out: OutOption,
-    template: TemplateOption = None,
-    prompt_column: PromptColumnOption = None,
-    id_column: IdColumnOption = None,
-    keep_columns: KeepColumnsOption = False,
-    file_format: FormatOption = None,
-    skip_bad: SkipBadOption = False,
-    limit: LimitOption = None,
-    shuffle: ShuffleOption = None,
-    samples: SamplesOption = 1,
-    models: ModelsOption = None,
-    provider: ProviderOption = "chutes",
-    system: SystemOption = "",
-    params: ParamsOption = None,
-    schema: SchemaOption = None,
-    engine: EngineOption = Engine.AUTO,
-    fallback: FallbackOption = None,
-    timeout: TimeoutOption = None,
-    retries: RetriesOption = None,
-    cache: CacheOption = None,
-    no_tools: NoToolsOption = False,
-    work_dir: WorkDirOption = None,
-    concurrency: ConcurrencyOption = None,
-    max_cost: MaxCostOption = None,
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="DIR",
+            help="Folder of the run. One that has a run in it is gone on with.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ],
+    asked: Asked,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="Asked when the model is full, cold or gone; repeatable.",
+            autocompletion=complete_models,
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="For one attempt of a prompt.", rich_help_panel=MODEL),
+    ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Attempts in all for one model step.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the model's answers here; what was asked before costs nothing.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     on_budget: Annotated[
         OnBudget,
         typer.Option(
@@ -132,7 +123,6 @@ def run(
             "--dry-run", help="Check the items, estimate, and spend nothing.", rich_help_panel=RUN
         ),
     ] = False,
-    simulate: SimulateOption = False,
     retry_failed: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,7 +143,6 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)
     ] = False,
-    as_json: JsonOption = False,
 ) -> None:
     """Run each item of a file as a prompt, and keep what it came to.
 
@@ -167,21 +156,8 @@ def run(
 
     Ctrl-C finishes the prompts in flight and stops; a second one stops at once.
     """
-    arguments = read_arguments(
-        models=models,
-        template=template,
-        prompt_column=prompt_column,
-        id_column=id_column,
-        keep_columns=keep_columns,
-        file_format=file_format,
-        schema=schema,
-        samples=samples,
-        limit=limit,
-        shuffle=shuffle,
-        skip_bad=skip_bad,
-        concurrency=concurrency,
+    arguments = asked.arguments(
         retry_failed=read_retry(retry_failed or ()),
-        max_cost_usd=max_cost,
         on_budget=on_budget.value,
         transcripts=transcripts.value,
     )
@@ -190,31 +166,13 @@ def run(
 
         plotly_js()  # that it is missing is better said now
     with open_batch_llm(
-        models or (),
-        provider,
-        simulate=simulate,
-        timeout=timeout,
-        retries=retries,
-        system_message=system,
-        params=read_params(params or (), {}),
-        builtin_tools=not no_tools,
-        work_dir=work_dir,
-        engine=engine.value,
-        fallback_models=fallback or (),
-        cache=cache,
+        asked, timeout=timeout, retries=retries, fallback_models=fallback or (), cache=cache
     ) as llm:
         if dry_run:
-            show_estimate(
-                *(items, llm, arguments),
-                out=out,
-                like=None,
-                measure=True,
-                simulate=simulate,
-                as_json=as_json,
-            )
+            show_estimate(asked, llm, arguments, out=out, like=None, measure=True)
             return
-        summary = carry_out(items, llm, out, arguments, quiet=quiet)
-    finish(summary, report=report, as_json=as_json)
+        summary = carry_out(asked.items, llm, out, arguments, quiet=quiet)
+    finish(summary, report=report, as_json=asked.as_json)
 
 
 def carry_out(
@@ -275,7 +233,7 @@ def finish(summary: BatchSummary, *, report: bool, as_json: bool) -> None:
 
 
 def estimate(
-    items: ItemsArgument,
+    *,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -286,25 +244,7 @@ def estimate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    template: TemplateOption = None,
-    prompt_column: PromptColumnOption = None,
-    id_column: IdColumnOption = None,
-    keep_columns: KeepColumnsOption = False,
-    file_format: FormatOption = None,
-    skip_bad: SkipBadOption = False,
-    limit: LimitOption = None,
-    shuffle: ShuffleOption = None,
-    samples: SamplesOption = 1,
-    models: ModelsOption = None,
-    provider: ProviderOption = "chutes",
-    system: SystemOption = "",
-    params: ParamsOption = None,
-    schema: SchemaOption = None,
-    engine: EngineOption = Engine.AUTO,
-    no_tools: NoToolsOption = False,
-    work_dir: WorkDirOption = None,
-    concurrency: ConcurrencyOption = None,
-    max_cost: MaxCostOption = None,
+    asked: Asked,
     like: Annotated[
         Path | None,
         typer.Option(
@@ -322,54 +262,19 @@ def estimate(
             rich_help_panel=RUN,
         ),
     ] = False,
-    simulate: SimulateOption = False,
-    as_json: JsonOption = False,
 ) -> None:
     """Say what a batch will use and cost; nothing is spent.
 
     Tokens are counted, prices and limits looked up in the list of models, and
     what is left of the account is asked for. How that was done is printed, too.
     """
-    arguments = read_arguments(
-        models=models,
-        template=template,
-        prompt_column=prompt_column,
-        id_column=id_column,
-        keep_columns=keep_columns,
-        file_format=file_format,
-        schema=schema,
-        samples=samples,
-        limit=limit,
-        shuffle=shuffle,
-        skip_bad=skip_bad,
-        concurrency=concurrency,
-        max_cost_usd=max_cost,
-    )
-    with open_batch_llm(
-        models or (),
-        provider,
-        simulate=simulate,
-        timeout=None,
-        retries=None,
-        system_message=system,
-        params=read_params(params or (), {}),
-        builtin_tools=not no_tools,
-        work_dir=work_dir,
-        engine=engine.value,
-    ) as llm:
-        show_estimate(
-            *(items, llm, arguments),
-            out=out,
-            like=like,
-            measure=not no_measure,
-            simulate=simulate,
-            as_json=as_json,
-        )
+    with open_batch_llm(asked) as llm:
+        show_estimate(asked, llm, asked.arguments(), out=out, like=like, measure=not no_measure)
 
 
 # In the order in which `--help` shows them.
-app.command("run", cls=OptionalValues)(run)
-app.command("estimate", cls=OptionalValues)(estimate)
+app.command("run", cls=OptionalValues)(grouped(run))
+app.command("estimate", cls=OptionalValues)(grouped(estimate))
 app.command("status")(batch_views.status)
 app.command("report")(batch_views.report)
 app.command("diff")(batch_views.diff)

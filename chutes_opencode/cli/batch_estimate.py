@@ -17,31 +17,31 @@ if TYPE_CHECKING:
     from chutes_opencode.batch.item import Task
     from chutes_opencode.batch.running.intake import BatchOptions
     from chutes_opencode.batch.running.runner import BatchArguments
+    from chutes_opencode.cli.batch_options import Asked
     from chutes_opencode.llm import ChutesOpenCodeLLM
 
 
+_UNTIMED = "unknown; `batch estimate --like DIR` learns it from an earlier run"
+
+
 def show_estimate(
-    items: str,
+    asked: Asked,
     llm: ChutesOpenCodeLLM,
     arguments: BatchArguments,
     *,
     out: Path | None,
     like: Path | None,
     measure: bool,
-    simulate: bool,
-    as_json: bool,
 ) -> None:
     """Check the items, and print what the prompts that have no result yet will use and cost.
 
     Args:
-        items: File, or - for standard input.
+        asked: The command's options.
         llm: What will run them.
         arguments: How, as `run_batch` takes it.
         out: The run's folder, which need not be there.
         like: Another run, to learn from.
         measure: Whether some prompts are tried against the simulator.
-        simulate: Whether the simulator will answer.
-        as_json: Whether one JSON object is printed.
     """
     from chutes_opencode.batch.estimate.estimate import estimate_batch
     from chutes_opencode.batch.items.sources import open_source
@@ -51,7 +51,7 @@ def show_estimate(
 
     options = batch_options(arguments)
     with tempfile.TemporaryDirectory(prefix="chutes-opencode-") as folder, waiting():
-        dataset = check_items(open_source(items, options.format), Path(folder), options)
+        dataset = check_items(open_source(asked.items, options.format), Path(folder), options)
         found = estimate_batch(
             dataset.tasks,
             llm,
@@ -61,11 +61,11 @@ def show_estimate(
             out_dir=out,
             like=like,
             measure=measure,
-            simulate=simulate,
+            simulate=asked.simulate,
             concurrency=options.concurrency,
             max_cost_usd=options.max_cost_usd,
         )
-    if as_json:
+    if asked.as_json:
         print_json({"ok": True, **found.to_json(), "bad_rows": dataset.bad_count})
         return
     if dataset.bad_count:
@@ -122,7 +122,7 @@ def _totals(estimate: Estimate) -> Sequence[tuple[str, str]]:
 
     rows = [
         ("cost", _range(estimate.cost_usd, dollars)),
-        ("time", "unknown" if estimate.minutes is None else span(estimate.minutes * 60)),
+        ("time", _UNTIMED if estimate.minutes is None else span(estimate.minutes * 60)),
     ]
     account = estimate.account
     if account is not None and account.balance_usd is not None:

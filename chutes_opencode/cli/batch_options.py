@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -11,7 +12,9 @@ import typer
 from typer.core import TyperCommand
 
 from chutes_opencode.cli.completion import complete_models
-from chutes_opencode.cli.prompt import Engine, read_schema
+from chutes_opencode.cli.output import JsonOption, SimulateOption
+from chutes_opencode.cli.prompt import Engine, read_params, read_schema
+from chutes_opencode.cli.session import ProviderOption
 from chutes_opencode.errors import ConfigurationError, OpenCodeError
 
 if TYPE_CHECKING:
@@ -52,179 +55,198 @@ class Transcripts(StrEnum):
     NONE = "none"
 
 
-ItemsArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="ITEMS",
-        help="File with a prompt in each row: .jsonl, .csv, .tsv or .parquet; - is standard input "
-        "(JSONL).",
-        show_default=False,
-    ),
-]
-OutOption = Annotated[
-    Path,
-    typer.Option(
-        "-o",
-        "--out",
-        metavar="DIR",
-        help="Folder of the run. One that has a run in it is gone on with.",
-        rich_help_panel=OUTPUT,
-        show_default=False,
-    ),
-]
-FormatOption = Annotated[
-    ItemsFormat | None,
-    typer.Option("--format", help="Instead of the file's suffix.", rich_help_panel=ITEMS),
-]
-TemplateOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TEXT",
-        help='The prompt, with columns in braces: "Translate {text} to {language}".',
-        rich_help_panel=ITEMS,
-    ),
-]
-PromptColumnOption = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help='Instead of "prompt".', rich_help_panel=ITEMS),
-]
-IdColumnOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help='Instead of "id"; rows without one are known by a hash of what they ask.',
-        rich_help_panel=ITEMS,
-    ),
-]
-KeepColumnsOption = Annotated[
-    bool,
-    typer.Option(
-        "--keep-columns",
-        help="Pass columns that mean nothing here through to the results' metadata.",
-        rich_help_panel=ITEMS,
-    ),
-]
-SkipBadOption = Annotated[
-    bool,
-    typer.Option(
-        "--skip-bad", help="Leave bad rows out, instead of refusing all.", rich_help_panel=ITEMS
-    ),
-]
-LimitOption = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Only the first N items.", rich_help_panel=ITEMS),
-]
-ShuffleOption = Annotated[
-    int | None,
-    typer.Option(
-        metavar="[SEED]",
-        help=f"Take them in a random order; the same seed ({DEFAULT_SEED}) gives the same order.",
-        rich_help_panel=ITEMS,
-        show_default=False,
-    ),
-]
-SamplesOption = Annotated[
-    int,
-    typer.Option(
-        "--samples-per-item", min=1, metavar="N", help="Ask each N times.", rich_help_panel=ITEMS
-    ),
-]
-ModelsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        metavar="ID",
-        help="Repeat it to ask several models; without it: the setting default_model.",
-        autocompletion=complete_models,
-        rich_help_panel=MODEL,
-    ),
-]
-SystemOption = Annotated[
-    str,
-    typer.Option(
-        "--system", metavar="TEXT", help="System message, sent literally.", rich_help_panel=MODEL
-    ),
-]
-ParamsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--params",
-        metavar="KEY=VALUE",
-        help="Key of the request body (temperature=0, max_tokens=500), value as JSON; repeatable.",
-        rich_help_panel=MODEL,
-    ),
-]
-SchemaOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="JSON Schema that each answer must fit.", rich_help_panel=MODEL
-    ),
-]
-EngineOption = Annotated[
-    Engine,
-    typer.Option(
-        help="auto and serve: warm opencode servers; run: an opencode for each prompt; direct: "
-        "plain chats without opencode.",
-        rich_help_panel=MODEL,
-    ),
-]
-FallbackOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="ID",
-        help="Asked when the model is full, cold or gone; repeatable.",
-        autocompletion=complete_models,
-        rich_help_panel=MODEL,
-    ),
-]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option(metavar="SECONDS", help="For one attempt of a prompt.", rich_help_panel=MODEL),
-]
-RetriesOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Attempts in all for one model step.", rich_help_panel=MODEL),
-]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Keep the model's answers here; what was asked before costs nothing.",
-        rich_help_panel=MODEL,
-    ),
-]
-NoToolsOption = Annotated[
-    bool,
-    typer.Option(
-        "--no-tools", help="Pure chats: no shell, no files, no web.", rich_help_panel=AGENT
-    ),
-]
-WorkDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="All agents work in this folder; without it, each in an empty one of its own.",
-        rich_help_panel=AGENT,
-    ),
-]
-ConcurrencyOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Most prompts at once; fewer run as long as the provider takes no more.",
-        rich_help_panel=RUN,
-    ),
-]
-MaxCostOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        metavar="USD",
-        help="Most dollars for the whole run, earlier sessions included.",
-        rich_help_panel=RUN,
-    ),
-]
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked, and of whom: the options of `batch run` and of `batch estimate`.
+
+    What each is for stands in its help.
+    """
+
+    items: Annotated[
+        str,
+        typer.Argument(
+            metavar="ITEMS",
+            help="File with a prompt in each row: .jsonl, .csv, .tsv or .parquet; - is standard "
+            "input (JSONL).",
+            show_default=False,
+        ),
+    ]
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help='The prompt, with columns in braces: "Translate {text} to {language}".',
+            rich_help_panel=ITEMS,
+        ),
+    ] = None
+    prompt_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help='Instead of "prompt".', rich_help_panel=ITEMS),
+    ] = None
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help='Instead of "id"; rows without one are known by a hash of what they ask.',
+            rich_help_panel=ITEMS,
+        ),
+    ] = None
+    keep_columns: Annotated[
+        bool,
+        typer.Option(
+            "--keep-columns",
+            help="Pass columns that mean nothing here through to the results' metadata.",
+            rich_help_panel=ITEMS,
+        ),
+    ] = False
+    file_format: Annotated[
+        ItemsFormat | None,
+        typer.Option("--format", help="Instead of the file's suffix.", rich_help_panel=ITEMS),
+    ] = None
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad", help="Leave bad rows out, instead of refusing all.", rich_help_panel=ITEMS
+        ),
+    ] = False
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Only the first N items.", rich_help_panel=ITEMS),
+    ] = None
+    shuffle: Annotated[
+        int | None,
+        typer.Option(
+            metavar="[SEED]",
+            help="Take them in a random order; "
+            f"the same seed ({DEFAULT_SEED}) gives the same order.",
+            rich_help_panel=ITEMS,
+            show_default=False,
+        ),
+    ] = None
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples-per-item",
+            min=1,
+            metavar="N",
+            help="Ask each N times.",
+            rich_help_panel=ITEMS,
+        ),
+    ] = 1
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="ID",
+            help="Repeat it to ask several models; without it: the setting default_model.",
+            autocompletion=complete_models,
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    provider: ProviderOption = "chutes"
+    system: Annotated[
+        str,
+        typer.Option(
+            "--system",
+            metavar="TEXT",
+            help="System message, sent literally.",
+            rich_help_panel=MODEL,
+        ),
+    ] = ""
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--params",
+            metavar="KEY=VALUE",
+            help="Key of the request body (temperature=0, max_tokens=500), value as JSON; "
+            "repeatable.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    schema: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSON Schema that each answer must fit.", rich_help_panel=MODEL
+        ),
+    ] = None
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="auto and serve: warm opencode servers; run: an opencode for each prompt; direct: "
+            "plain chats without opencode.",
+            rich_help_panel=MODEL,
+        ),
+    ] = Engine.AUTO
+    no_tools: Annotated[
+        bool,
+        typer.Option(
+            "--no-tools", help="Pure chats: no shell, no files, no web.", rich_help_panel=AGENT
+        ),
+    ] = False
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="All agents work in this folder; without it, each in an empty one of its own.",
+            rich_help_panel=AGENT,
+        ),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Most prompts at once; fewer run as long as the provider takes no more.",
+            rich_help_panel=RUN,
+        ),
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="USD",
+            help="Most dollars for the whole run, earlier sessions included.",
+            rich_help_panel=RUN,
+        ),
+    ] = None
+    simulate: SimulateOption = False
+    as_json: JsonOption = False
+
+    def arguments(self, **others: Any) -> BatchArguments:
+        """Return how the batch is run, as `run_batch` takes it.
+
+        Args:
+            **others: Further arguments, as they are.
+
+        Raises:
+            ConfigurationError: The schema cannot be read.
+        """
+        return {
+            "models": self.models or (),
+            "template": self.template,
+            "prompt_column": self.prompt_column,
+            "id_column": self.id_column,
+            "keep_columns": self.keep_columns,
+            "format": None if self.file_format is None else self.file_format.value,
+            "output_schema": None if self.schema is None else read_schema(self.schema),
+            "samples_per_item": self.samples,
+            "limit": self.limit,
+            "shuffle": self.shuffle,
+            "skip_bad": self.skip_bad,
+            "concurrency": self.concurrency,
+            "max_cost_usd": self.max_cost,
+            **cast("BatchArguments", others),
+        }
+
+    def instance(self) -> dict[str, Any]:
+        """Return how the answering instance is set up, as `ChutesOpenCodeLLM` takes it."""
+        return {
+            "system_message": self.system,
+            "params": read_params(self.params or (), {}),
+            "builtin_tools": not self.no_tools,
+            "work_dir": self.work_dir,
+            "engine": self.engine.value,
+        }
 
 
 class OptionalValues(TyperCommand):
@@ -254,36 +276,6 @@ def with_values(args: Sequence[str]) -> Iterator[str]:
             yield from (f"{word}={name}" for name in classes or (ALL,))
         else:
             yield word
-
-
-def read_arguments(
-    *,
-    models: Sequence[str] | None,
-    file_format: ItemsFormat | None,
-    schema: Path | None,
-    samples: int,
-    **others: Any,
-) -> BatchArguments:
-    """Return how a batch is run, as `run_batch` takes it.
-
-    Args:
-        models: Those that were named.
-        file_format: How the rows are written; None: by the file's suffix.
-        schema: File with the JSON Schema of the answers.
-        samples: How often each is asked.
-        **others: Further arguments, as they are.
-
-    Raises:
-        ConfigurationError: The schema cannot be read.
-    """
-    given = {
-        **others,
-        "models": models or (),
-        "format": None if file_format is None else file_format.value,
-        "output_schema": None if schema is None else read_schema(schema),
-        "samples_per_item": samples,
-    }
-    return cast("BatchArguments", given)
 
 
 def read_retry(values: Sequence[str]) -> bool | tuple[str, ...]:

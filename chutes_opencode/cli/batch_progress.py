@@ -213,7 +213,7 @@ def opening(snapshot: Snapshot) -> str:
     if not before:
         return f"batch: {counted(snapshot.total, 'prompt')}"
     shown = f"{snapshot.skipped:,} done before" + (f", {failed:,} failed before" if failed else "")
-    return f"batch: {counted(snapshot.total, 'prompt')}: {shown}, {snapshot.total - before:,} left"
+    return f"batch: {counted(snapshot.total, 'prompt')}, {shown}, {snapshot.total - before:,} left"
 
 
 def line(snapshot: Snapshot, *, cap_usd: float | None = None) -> str:
@@ -302,7 +302,12 @@ def errors(snapshot: Snapshot) -> str:
     ordered = sorted(snapshot.errors.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{number:,} {name}" for name, number in ordered[:SHOWN_ERRORS]]
     more = sum(number for _, number in ordered[SHOWN_ERRORS:])
-    return " · ".join([*shown, f"{more:,} others"] if more else shown)
+    before = snapshot.failed - sum(snapshot.errors.values())
+    if more:
+        shown.append(f"{more:,} others")
+    if before > 0:
+        shown.append(f"{before:,} in earlier sessions")
+    return " · ".join(shown)
 
 
 def share(part: int, whole: int) -> str:

@@ -59,6 +59,7 @@ def summary_fields(
         "skipped": summary.skipped,
         "failed": summary.failed,
         "left": summary.left,
+        "bad_rows": summary.bad,
         "usage": asdict(summary.usage),
         "cost_usd": summary.cost_usd,
         "errors": dict(summary.errors),
@@ -91,14 +92,17 @@ def summary_lines(summary: BatchSummary) -> list[str]:
     """Return what a batch came to, a sentence each."""
     from chutes_opencode.batch.report.numbers import count, counted, dollars, seconds
 
+    were = "was" if summary.bad == 1 else "were"
+    bad = [f"{counted(summary.bad, 'bad row')} {were} left out"] if summary.bad else []
     if not summary.left and not summary.stopped_by and not summary.done and not summary.failed:
-        return [f"nothing is left to do: {counted(summary.skipped, 'prompt')} done before"]
+        return [f"nothing is left to do: {counted(summary.skipped, 'prompt')} done before", *bad]
     answers = counted(summary.done + summary.skipped, "answer")
     before = f", {count(summary.skipped)} of them before" if summary.skipped else ""
     spent = dollars(summary.cost_usd if summary.usage.num_requests else 0.0)
     lines = [
         f"{answers}{before}, {count(summary.failed)} failed, {count(summary.left)} left; "
-        f"{spent} in all, {seconds(summary.duration_s)}"
+        f"{spent} in all, {seconds(summary.duration_s)}",
+        *bad,
     ]
     if summary.errors:
         kinds = sorted(summary.errors.items(), key=lambda item: (-item[1], item[0]))

@@ -88,9 +88,12 @@ def look(run: RunFolder) -> tuple[str, Snapshot]:
     if found is None:
         return (RUNNING if alive else NOT_BEGUN), Snapshot(total=0)
     snapshot = found.snapshot
-    if alive or snapshot.state not in (RUNNING, STOPPING):
+    known = sum(snapshot.errors.values()) == snapshot.failed  # those of earlier sessions, too
+    if alive or (known and snapshot.state not in (RUNNING, STOPPING)):
         return snapshot.state, snapshot
     totals = run.totals()
+    if snapshot.state not in (RUNNING, STOPPING):
+        return snapshot.state, replace(snapshot, errors=totals.errors)
     counted_anew = replace(
         snapshot,
         done=totals.ok,
@@ -132,7 +135,8 @@ def status_lines(
         ("in flight", count(snapshot.in_flight) if holder else ""),
         ("waiting", snapshot.waiting),
         ("spent", money_line(snapshot, cap_usd=budget(run))),
-        ("projected", "" if not snapshot.left else dollars(snapshot.projected_usd)),
+        ("projected", dollars(snapshot.projected_usd)
+         if snapshot.left and snapshot.projected_usd is not None else ""),
         ("pace", f"{snapshot.prompts_per_s:.1f} prompts/s, {snapshot.tokens_per_s:,.0f} tokens/s"
          if holder else ""),
         ("left", span(snapshot.eta_s) if holder and snapshot.eta_s is not None else ""),
@@ -235,6 +239,7 @@ def export(
     from chutes_opencode.cli.session import waiting
 
     run = RunFolder(folder)
+    model = None if model is None else _asked_name(run, model)
     if out is not None and str(out) == STDOUT:
         exports.write(run, file_format, sys.stdout.buffer, model=model, sample=sample)
         sys.stdout.buffer.flush()
@@ -257,6 +262,25 @@ def export(
     say(f"{counted(rows, 'result')} written")
 
 
+def _asked_name(run: RunFolder, model: str) -> str:
+    """Return how results name a model; "" stands for the run's own.
+
+    Raises:
+        ConfigurationError: No result is of that model.
+    """
+    own = str(run.manifest.settings.get("model") or "")
+    names = {record.model for record in run.records()}
+    if model in names:
+        return model
+    if model == own and "" in names:
+        return ""
+    known = ", ".join(sorted(name or own for name in names))
+    raise ConfigurationError(
+        raw_message=f"no result in {run.path} is of the model {model!r}",
+        hint=f"There are results of: {known}." if known else "Wait until there are results.",
+    )
+
+
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another.", show_default=False)],
@@ -269,6 +293,8 @@ def diff(
     from chutes_opencode.cli.session import waiting
 
     first, second = RunFolder(a), RunFolder(b)
+    if first.path.samefile(second.path):
+        say(f"{a} and {b} are the same run: there is nothing to compare")
     settings = differences(first.manifest, second.manifest)
     with waiting():
         found = compare(first.records(), second.records())

@@ -19,6 +19,8 @@ def main(folder: Path) -> None:
         failure(n, "ServerError" if n % 8 else "RateLimitError") if n % 4 == 0 else record(n)
         for n in range(NUM_ITEMS)
     ]
+    many[1] = record(1, model="", served_model="big/model")  # "": the run's own model
+    many[2] = record(2, served_model="other/model")
     asked = {each.id: f"Question {n}, pineapple{n}?" for n, each in enumerate(many)}
     runs = {
         "many": write_run(folder / "many", many, prompts=asked, finished_at=1.0),

@@ -92,8 +92,11 @@ test("items are filtered, sorted and paged", async (t) => {
   await page.selectOption("#status", "failed");
   await found(page, "30 of 120 items");
   await page.getByRole("button", { name: "Item" }).click();
+  assert.match(await rowsOf(page).first().innerText(), /item-00\d/);
+  assert.equal(await page.locator("th[data-key=id]").getAttribute("aria-sort"), "ascending");
+  await page.getByRole("button", { name: "Item" }).click();
   assert.match(await rowsOf(page).first().innerText(), /item-116/);
-  assert.equal(await page.locator("th[data-key=n]").getAttribute("aria-sort"), "descending");
+  assert.equal(await page.locator("th[data-key=id]").getAttribute("aria-sort"), "descending");
 });
 
 test("a class of failures leads to its items", async (t) => {
@@ -114,6 +117,15 @@ test("an item has an address, and the keyboard is enough", async (t) => {
   await page.keyboard.press("Escape");
   await pane.waitFor({ state: "detached" });
   assert.doesNotMatch(page.url(), /#/);
+});
+
+test("another model than the asked one is named", async (t) => {
+  const page = await opened(t, "many", { hash: "#item/item-002" });
+  const pane = page.locator("#pane[open]");
+  await pane.getByText("big/model (answered by other/model)").waitFor();
+  await pane.getByRole("button", { name: "Previous" }).click();
+  await pane.getByRole("heading", { name: "item-001" }).waitFor();
+  assert.doesNotMatch(await pane.innerText(), /answered by/);
 });
 
 test("colours are chosen, plots and all", async (t) => {

@@ -294,7 +294,8 @@ def _minutes(parts: Iterable[_Part], places: int, outputs: Outputs) -> float | N
 def _total_cost(parts: Sequence[ModelEstimate]) -> Range | None:
     costs = [part.cost_usd for part in parts if part.asked.model is not None]
     known = [cost for cost in costs if cost is not None]
-    return Range.sum(known) if len(known) == len(costs) else None
+    is_known = len(known) == len(costs) and (known or not parts)
+    return Range.sum(known) if is_known else None
 
 
 def _method(

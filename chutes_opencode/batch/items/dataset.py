@@ -130,7 +130,7 @@ class Dataset:
         models = tuple(dict.fromkeys(models))
         layout = layout if layout.folder else replace(layout, folder=source.folder)
         kept = not source.rereadable or (shuffle is not None and source.format != "jsonl")
-        check = _Check(source, layout, skip_bad)
+        check = _Check(source, layout, models, skip_bad)
         with Spool(spool) if kept else nullcontext() as keeper:
             check.read(limit if shuffle is None else None, keeper, on_progress)
             check.judge()
@@ -163,7 +163,7 @@ class Dataset:
         Raises:
             ConfigurationError: It is not any more what was checked.
         """
-        parse = _Parser(self.layout)
+        parse = _Parser(self.layout, self.models)
         if self._order is None:
             rows = without(self.source.rows(), self._bad_lines)
         else:
@@ -206,10 +206,14 @@ class Dataset:
 
 
 class _Parser:
-    """Makes items of rows, and of OpenAI's request lines where nothing else is asked for."""
+    """Makes items of rows, and of OpenAI's request lines where nothing else is asked for.
 
-    def __init__(self, layout: Layout) -> None:
+    Each request line has to name a model, OpenAI's as a rule: models that the batch names win.
+    """
+
+    def __init__(self, layout: Layout, models: Sequence[str]) -> None:
         self._layout = layout
+        self._models = models
         self._requests = layout.template is None and layout.prompt_column is None
         self._of_requests = replace(layout, id_column=None)
 
@@ -229,13 +233,17 @@ class _Parser:
                 row = item_row(row)
             except RequestLineError as error:
                 raise BadRowError(number, str(error)) from None
+            if self._models:
+                row = {name: value for name, value in row.items() if name != "model"}
         return parse_row(row, line=number, layout=layout, files_must_exist=files_must_exist)
 
 
 class _Check:
     """The first pass over a dataset, and what it found."""
 
-    def __init__(self, source: Source, layout: Layout, skip_bad: bool) -> None:
+    def __init__(
+        self, source: Source, layout: Layout, models: Sequence[str], skip_bad: bool
+    ) -> None:
         self.good = self.own_models = 0
         self.bad: list[BadRowError] = []
         self.bad_lines = array("Q")
@@ -243,7 +251,7 @@ class _Check:
         self.digest = sha256()
         self._ids = Fingerprints()
         self._source, self._layout, self._skip_bad = source, layout, skip_bad
-        self._parse = _Parser(layout)
+        self._parse = _Parser(layout, models)
 
     def read(
         self, limit: int | None, keeper: Spool | None, on_progress: Callable[[int], object] | None

@@ -133,7 +133,7 @@ def _json_reason(line: bytes, error: ValueError) -> str:
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as bad:
-        return f"no UTF-8: byte 0x{line[bad.start]:02x} at {bad.start + 1}"
+        return f"not UTF-8: byte 0x{line[bad.start]:02x} at {bad.start + 1}"
     place = f" at {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
     return f"no JSON: {getattr(error, 'msg', error)}{place}"
 
@@ -166,7 +166,10 @@ def delimited_rows(opened: Opened, name: str, delimiter: str) -> Rows:
             except csv.Error as error:
                 if header is None:
                     raise _bad_header(name, f"cannot be read: {error}") from None
-                yield number, BadRowError(number, f"no CSV: {error}")
+                reason = str(error)
+                if reason == "unexpected end of data":
+                    reason = f"a quote is not closed before line {lines.read}, the last"
+                yield number, BadRowError(number, f"no CSV: {reason}")
                 continue
             if not cells:
                 continue
@@ -200,7 +203,7 @@ def _cells(number: int, header: list[str], cells: list[str]) -> Row | BadRowErro
     if len(cells) != len(header):
         return BadRowError(number, f"{len(cells)} cells, but the header has {len(header)}")
     if not _is_utf8(cells):
-        return BadRowError(number, "no UTF-8")
+        return BadRowError(number, "not UTF-8 (save the file as UTF-8)")
     return dict(zip(header, cells, strict=True))
 
 
@@ -217,7 +220,7 @@ def _is_utf8(cells: list[str]) -> bool:
 
 def _checked_header(cells: list[str], name: str) -> list[str]:
     if not _is_utf8(cells):
-        raise _bad_header(name, "is no UTF-8")
+        raise _bad_header(name, "is not UTF-8: save the file as UTF-8")
     if len(cells) == 1 and ";" in cells[0]:
         raise _bad_header(name, "has semicolons between its columns: save it with commas")
     for place, cell in enumerate(cells, 1):
@@ -264,8 +267,10 @@ def arrow_rows(batches: Iterable[Any]) -> Rows:
     """Yield the rows of pyarrow's record batches."""
     number = 0
     for batch in batches:
+        maps = [column.name for column in batch.schema if str(column.type).startswith("map<")]
         for row in batch.to_pylist():
             number += 1
+            row |= {name: dict(row[name]) for name in maps if row[name] is not None}
             yield number, plain_row(number, row)
 
 

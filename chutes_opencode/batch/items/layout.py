@@ -142,7 +142,11 @@ def check_columns(layout: Layout, columns: Collection[str], *, complete: bool = 
                 hint=f"Did you mean {near!r}?" if near else f"There are: {there or 'none'}.",
             )
     if complete and (reason := unknown_columns(layout, columns)):
-        raise ConfigurationError(raw_message=reason, hint="Name the columns as they are read.")
+        raise ConfigurationError(
+            raw_message=reason,
+            hint="Name the columns as they are read, or keep all others as metadata with "
+            "--keep-columns.",
+        )
 
 
 def unknown_columns(layout: Layout, columns: Collection[str]) -> str:

@@ -86,7 +86,8 @@ def parse_row(
     except _RefusedError as error:
         raise BadRowError(line, str(error)) from None
     except (InvalidRequestError, ConfigurationError) as error:
-        raise BadRowError(line, error.raw_message) from None
+        own_hint = "" if error.hint == error.default_hint else f" ({error.hint})"
+        raise BadRowError(line, error.raw_message + own_hint) from None
 
 
 def params_of(values: Mapping[str, Any]) -> Params:

@@ -28,6 +28,8 @@ CLASSES = 6
 _TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800, 36000)
 _MARKS = 6.5
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+# Room left of a plot, pixels: beside its marks, and for each of their characters.
+_MARGIN, _CHARACTER = 14, 7
 _STEPS_LONG = (21600, 43200, 86400, 172800, 604800)
 
 
@@ -225,13 +227,15 @@ def _course(
             line={"color": f"var({colour})", "width": 2},
             fill="tozeroy" if len(columns) == 1 else None,
             fillcolor=f"var({colour}-faint)" if len(columns) == 1 else None,
-            hovertemplate="$%{y:,.4~f}" if money else "%{y:,}",
+            hovertemplate="$%{y:,.4~r}" if money else "%{y:,}",
         )
         for label, values, colour in columns
     ]
     layout = _layout(_time_axis(line), hovermode="x unified")
     top = max(max(values) for _, values, _ in columns)
     layout["yaxis"].update(_money_axis(top) if money else _count_axis(top))
+    widest = max(len(text) for text in layout["yaxis"]["ticktext"])
+    layout["margin"]["l"] = max(layout["margin"]["l"], _MARGIN + _CHARACTER * widest)
     figure = go.Figure(traces, layout)
     for at in line.resumed:
         figure.add_vline(x=at, line={"color": "var(--muted)", "width": 1, "dash": "dot"})
@@ -324,12 +328,14 @@ def _short_count(number: float) -> str:
 
 
 def _short(seconds: float) -> str:
-    """Return a mark of an axis: "0", "0.1 s", "30 s", "2 min", "1.5 h"."""
+    """Return a mark of an axis: "0", "100 ms", "80 s", "2 min", "1.5 h"."""
     if not seconds:
         return "0"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"), (0.001, "ms")):
-        if seconds >= size * 0.9999:
-            return f"{seconds / size:.3g} {unit}"
+        number = seconds / size
+        # "80 s" reads better than "1.33 min".
+        if 0.9999 <= number < 1000 and math.isclose(number, round(number, 1), rel_tol=1e-6):
+            return f"{number:.3g} {unit}"
     return numbers.seconds(seconds)
 
 

@@ -30,6 +30,7 @@ from chutes_opencode.batch.report.summary import Summary, summarize
 from chutes_opencode.batch.report.timeline import Clock
 from chutes_opencode.batch.running.status import read_status
 from chutes_opencode.batch.store.folder import RunFolder
+from chutes_opencode.errors import ConfigurationError
 
 NAME = "report.html"
 MODULES = (
@@ -47,6 +48,7 @@ MODULES = (
 ROWS_SHOWN = 25
 """Rows that the table shows at once; table.js has the same number."""
 
+_PAGE_BEGINS = b"<!doctype html"
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 _IMPORT = re.compile(r"^import .*? from \".*?\";\n", re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
@@ -60,17 +62,21 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
 
     Args:
         run_dir: The run's folder.
-        out: The file; None: report.html in the folder. One that is there is replaced.
+        out: The file; None: report.html in the folder. A report that is there is replaced,
+            anything else is not.
 
     Returns:
         The file.
 
     Raises:
-        ConfigurationError: plotly is missing, the folder holds no run, or the file cannot be
-            written (StoreError).
+        ConfigurationError: plotly is missing, the folder holds no run, another file stands in
+            the way, or the file cannot be written (StoreError).
     """
     plotly = figures.plotly_js()
     folder = RunFolder(run_dir)
+    path = Path(out) if out is not None else folder.path / NAME
+    with storing(path):
+        _spare_other_files(path)
     status = read_status(folder.path)
     known = facts(
         folder.manifest,
@@ -83,7 +89,6 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
     clock = Clock(known.sessions, known.seen_at)
     summary = summarize(folder.records(), folder.attempts(), clock, model)
     embedded = embed(folder.records, lambda record: _transcript(folder, record), summary)
-    path = Path(out) if out is not None else folder.path / NAME
     pieces = (
         piece.encode("utf-8", "replace") for piece in compose(known, summary, embedded, plotly)
     )
@@ -91,6 +96,19 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
         write_draft(path, pieces)
         adopt_draft(path)
     return path
+
+
+def _spare_other_files(path: Path) -> None:
+    """Refuse to replace what is no page: the items, say, or the run's own results."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        begin = file.read(len(_PAGE_BEGINS))
+    if begin.lower() != _PAGE_BEGINS:
+        raise ConfigurationError(
+            raw_message=f"{path} is there already, and it is no report",
+            hint="Name another file; only a report is replaced by a report.",
+        )
 
 
 def _transcript(folder: RunFolder, record: Record) -> Mapping[str, Any] | None:

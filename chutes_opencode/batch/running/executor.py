@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # What a limiter starts from; none is there before the first request.
 FIRST_LIMIT = 16
+# For so long the account's name is not looked up again: the key may have to be read from a file.
+ACCOUNT_SECONDS = 1.0
 _PARAMS = ("temperature", "top_p", "max_tokens", "stop", "seed", "reasoning_effort")
 
 
@@ -130,17 +132,21 @@ class LlmExecutor:
     defaults: PromptArguments = field(default_factory=PromptArguments)
     worktrees: Worktrees | None = None
     _running: dict[asyncio.Task[Finished], _Running] = field(default_factory=dict)
+    _limit: int = FIRST_LIMIT  # the account's, when it was last looked at
+    _account: str = ""
+    _looked_at: float = -math.inf
 
     async def run(self, task: Task) -> Finished:
         """Run one task to its end; see `Executor.run`."""
         state = _Running()
         work = asyncio.create_task(self._work(task, state))
         self._running[work] = state
+        work.add_done_callback(self._running.pop)  # not sooner: `close` waits for its end
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             # Ended by `close`, or told to end now.
-            work.cancel()
+            _end(work)
             await asyncio.wait([work])
             if not work.cancelled():
                 return work.result()
@@ -148,9 +154,6 @@ class LlmExecutor:
             if state.ended and task.item.repo is None:
                 return Finished(result)
             raise CutError(Finished(replace(result, success=False))) from None
-        finally:
-            work.cancel()
-            del self._running[work]
 
     def places(self) -> int:
         """Tell how many tasks at once are sensible now.
@@ -159,13 +162,13 @@ class LlmExecutor:
         something to learn from; and as many more as there are permits that agents leave unused
         while their tools run.
         """
-        stats = self._limiter()
         if not self.llm.options.relay:
             return self.concurrency
-        limit = FIRST_LIMIT if stats is None else stats.limit
+        stats = self._limiter()
+        limit = self._limit
         places = limit + math.ceil(limit / 4)
         if stats is not None and stats.paused_until is None:
-            unasked = sum(not state.asked for state in tuple(self._running.values()))
+            unasked = sum(not state.asked for state in self._states())
             unused = limit - stats.in_flight - stats.waiting - unasked
             places = max(places, len(self._running) + unused)
         return max(1, min(places, self.concurrency))
@@ -185,7 +188,7 @@ class LlmExecutor:
         """End what still runs."""
         running = tuple(self._running)
         for work in running:
-            work.cancel()
+            _end(work)
         if running:
             await asyncio.wait(running)
 
@@ -250,13 +253,37 @@ class LlmExecutor:
         return replace(base, **known, extra_body={**body, **rest} or None)
 
     def _limiter(self) -> LimiterStats | None:
-        """Return what is known of the account; None: nothing was asked of it yet."""
+        """Return what is known of the account; None: nothing is asked of it now.
+
+        To look starts a relay where there is none; where something was asked, there is one.
+        """
+        if not self.llm.options.relay or not any(each.asked for each in self._states()):
+            return None
+        limiters, now = self.llm.relay_stats().limiters, time.monotonic()
+        if self._account not in limiters or now >= self._looked_at + ACCOUNT_SECONDS:
+            self._looked_at = now
+            name = self._account_name()
+            # A key that was just changed is not known there yet: the last one's limit holds on.
+            self._account = name if name in limiters else self._account
+        stats = limiters.get(self._account)
+        self._limit = self._limit if stats is None else stats.limit
+        return stats
+
+    def _account_name(self) -> str:
         settings = self.llm.settings
         try:
-            key = settings.with_fresh_token().key_or_none()
+            return account_name(settings.base_url, settings.with_fresh_token().key_or_none())
         except OpenCodeError:
-            return None
-        return self.llm.relay_stats().limiters.get(account_name(settings.base_url, key))
+            return self._account
+
+    def _states(self) -> tuple[_Running, ...]:
+        return tuple(self._running.values())
+
+
+def _end(work: asyncio.Task[Finished]) -> None:
+    """Cancel a task, once: told again, it would not wait for what it is ending."""
+    if not work.cancelling():
+        work.cancel()
 
 
 def _nothing() -> QueryResult:

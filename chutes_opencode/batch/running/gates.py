@@ -4,13 +4,16 @@
 AuthenticationError, BillingError       the batch stops: every further item would meet it, too
 LimitExceededError of a shared budget   so does it
 OpenCodeNotFoundError                   so does it
-ModelNotFoundError                      the model is closed; one that has answered before is asked
-                                        again first. No model left: the batch stops
+ModelNotFoundError                      asked again soon; from three tasks in a row, the model is
+                                        closed. No model left: the batch stops
 ColdModelError                          the model is paused for 30, 60 … 300 s, after which one
                                         task at a time tries it; the first answer opens it
 RateLimitError with a reset time        everything is paused until then
 any other error                         the item's own: it is recorded
 ======================================  =========================================================
+
+A task that is told so again, while its model answers others that began later, has a failure of its
+own: it is recorded.
 
 No wait is without end. A model that stays cold for `max_pause_s` is closed, a rate limit that
 lasts as long stops the batch, and a task that was put back 20 times is left for the next resume.
@@ -43,8 +46,9 @@ BATCH_BUDGET = "max_cost_usd of the batch"
 MAX_PAUSE_S = 1800.0
 MAX_REQUEUES = 20
 COLD_WAITS_S = (30.0, 300.0)  # the first, and what they double up to
-# So often in a row must a model that has answered before be called unknown.
+# So many tasks in a row must be told that a model is unknown, or the only one so often again.
 GONE_AFTER = 3
+UNKNOWN_WAIT_S = 1.0  # the first; it doubles
 
 _SHARED_LIMITS = (BATCH_BUDGET, "max_total_cost_usd", "max_process_cost_usd")
 
@@ -102,10 +106,12 @@ class Ticket:
     Attributes:
         model: Its model string.
         at: When, seconds since the epoch.
+        since: When it was let in for the first time.
     """
 
     model: str
     at: float
+    since: float
 
 
 @dataclass(slots=True)
@@ -118,8 +124,8 @@ class _Gate:
         since: When the first of the pauses began that no answer has ended; None: none has.
         wait_s: How long the last pause was.
         probe: The task that tries whether a pause may end.
-        answered: Whether it has ever answered.
-        unknown: How often in a row the model was called unknown.
+        answered: When the last of those that it has answered was let in; -inf: there is none.
+        unknown: How many tasks in a row were told that the model is unknown.
         closed: Why nothing is asked of it any more; "": it is.
     """
 
@@ -128,7 +134,7 @@ class _Gate:
     since: float | None = None
     wait_s: float = 0.0
     probe: Ticket | None = None
-    answered: bool = False
+    answered: float = -math.inf
     unknown: int = 0
     closed: str = ""
 
@@ -142,6 +148,7 @@ class _Gate:
     def open(self) -> None:
         """End the pause: it has answered."""
         self.until, self.since, self.wait_s, self.probe = -math.inf, None, 0.0, None
+        self.unknown = 0
 
 
 class Gates:
@@ -192,9 +199,15 @@ class Gates:
                 texts.append(f"cold {name or 'model'} {words}")
         return ", ".join(texts)
 
-    def enter(self, model: str, now: float) -> Ticket:
-        """Let a task in; `admits` must have said yes."""
-        gate, ticket = self._gate(model), Ticket(model, now)
+    def enter(self, model: str, now: float, since: float | None = None) -> Ticket:
+        """Let a task in; `admits` must have said yes.
+
+        Args:
+            model: The task's.
+            now: The time.
+            since: When it was let in for the first time; None: this is the first.
+        """
+        gate, ticket = self._gate(model), Ticket(model, now, now if since is None else since)
         if gate.since is not None:
             gate.probe = ticket
         return ticket
@@ -204,10 +217,8 @@ class Gates:
     def succeeded(self, ticket: Ticket) -> None:
         """Note that a task was answered."""
         gate = self._gate(ticket.model)
-        gate.answered, gate.unknown = True, 0
-        gate.open()
-        if ticket.at >= self._account.paused_at:
-            self._account.open()
+        gate.answered = max(gate.answered, ticket.at)
+        self._opened(ticket)
 
     def dropped(self, ticket: Ticket) -> None:
         """Note that a task was ended by us: it has told nothing."""
@@ -236,23 +247,34 @@ class Gates:
         if isinstance(error, RateLimitError) and error.reset_time is not None:
             return self._limited(ticket, error, times_requeued, now)
         if not isinstance(error, TransientError):
-            self._gate(ticket.model).open()  # whoever refuses is there
+            self._opened(ticket)  # whoever refuses is there
         return Keep()
+
+    def _opened(self, ticket: Ticket) -> None:
+        """End the pauses of the model and, if it was let in after it began, of the account."""
+        self._gate(ticket.model).open()
+        if ticket.at >= self._account.paused_at:
+            self._account.open()
 
     def _unknown(
         self, ticket: Ticket, error: ModelNotFoundError, times_requeued: int, now: float
     ) -> Decision:
         gate = self._gate(ticket.model)
-        gate.unknown += 1
-        if gate.answered and gate.unknown < GONE_AFTER and not gate.closed:
-            # Others of it are answered: once more, and then it is this item's own failure.
-            return Requeue(now, "model") if times_requeued < GONE_AFTER else Keep()
-        return self._close(gate, "model", error)
+        gate.unknown += not times_requeued
+        if gate.closed or gate.unknown >= GONE_AFTER:
+            return self._close(gate, "model", error)
+        if times_requeued and _answers_others(gate, ticket):
+            return Keep()
+        if times_requeued >= GONE_AFTER:
+            return self._close(gate, "model", error)
+        return Requeue(now + UNKNOWN_WAIT_S * 2**times_requeued, "model")
 
     def _cold(
         self, ticket: Ticket, error: ColdModelError, times_requeued: int, now: float
     ) -> Decision:
         gate = self._gate(ticket.model)
+        if times_requeued and not gate.closed and _answers_others(gate, ticket):
+            return Keep()
         if gate.closed or times_requeued >= MAX_REQUEUES:
             return Leave(gate.closed or "cold")
         if ticket.at >= gate.paused_at:  # else it was on its way when the pause began
@@ -266,8 +288,9 @@ class Gates:
     def _limited(
         self, ticket: Ticket, error: RateLimitError, times_requeued: int, now: float
     ) -> Decision:
-        if times_requeued >= MAX_REQUEUES:
-            return Leave("rate limit")
+        if times_requeued >= MAX_REQUEUES:  # others may have been before it until now
+            others = _answers_others(self._gate(ticket.model), ticket)
+            return Keep() if others else Leave("rate limit")
         assert error.reset_time is not None
         until = max(error.reset_time.timestamp(), now)
         if isinstance(error, CapacityError):  # the model is full, the account is not
@@ -299,6 +322,11 @@ def _stops(error: OpenCodeError) -> str:
         return "opencode"
     shared = isinstance(error, LimitExceededError) and error.limit in _SHARED_LIMITS
     return "budget" if shared else ""
+
+
+def _answers_others(gate: _Gate, ticket: Ticket) -> bool:
+    """Tell whether the model has answered one that began no earlier than this one did."""
+    return gate.answered >= ticket.since
 
 
 def _lasts(gate: _Gate) -> float:

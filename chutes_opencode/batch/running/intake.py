@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from chutes_opencode.structured import Schema
 if TYPE_CHECKING:
     from chutes_opencode.catalog.models import Price
     from chutes_opencode.llm import ChutesOpenCodeLLM
+    from chutes_opencode.runtime import Runtime
 
 OnBudget = Literal["finish", "cut"]
 Transcripts = Literal["all", "failed", "none"]
@@ -83,37 +85,54 @@ class Terms:
         prices: For the manifest.
         opencode_version: "" where none is needed.
         places: How many prompts at once the machine is set up for.
+        no_model: What is raised if an item names no model; None: there is one for it.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     prices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     opencode_version: str = ""
     places: int = 16
+    no_model: ConfigurationError | None = None
 
 
 async def look_up(llm: ChutesOpenCodeLLM, options: BatchOptions) -> Terms:
     """Look up what the batch will need; nothing is spent. Runs on the background loop.
 
     Raises:
-        ConfigurationError: No model, no price for a budget, no opencode.
+        ConfigurationError: No price for a budget, no opencode.
         ModelNotFoundError: One of the models is not listed.
         AuthenticationError: No key.
     """
     runtime = await llm._runtime()
     own = llm.options.model or llm.settings.default_model
-    asked = options.models or (own or "",)
+    asked = options.models or ((own,) if own else ())
+    no_model = None if asked else await _no_model(runtime)
     models = {name: await runtime.resolve(name) for name in asked}
     prices: dict[str, Price | None] = {name: model.price for name, model in models.items()}
     if options.max_cost_usd is not None:
         require_prices(prices)
         _require_relay(llm)
     engine = choose_engine(llm.options, single=False)
+    opencode = ""
+    if engine != "direct":  # a binary that is new is started: others' prompts go on meanwhile
+        opencode = await asyncio.to_thread(_opencode_version, llm)
+    instances = models[own].id if own and not options.models else None
     return Terms(
-        settings=_settings(llm, options, engine, None if options.models else models[asked[0]].id),
+        settings=_settings(llm, options, engine, instances),
         prices={name: _price(price) for name, price in prices.items() if price is not None},
-        opencode_version="" if engine == "direct" else _opencode_version(llm),
+        opencode_version=opencode,
         places=default_places(llm.settings, engine),
+        no_model=no_model,
     )
+
+
+async def _no_model(runtime: Runtime) -> ConfigurationError | None:
+    """Return the error of a prompt that names no model where the instance has none, either."""
+    try:
+        await runtime.resolve(None)
+    except ConfigurationError as error:
+        return error
+    return None
 
 
 def _require_relay(llm: ChutesOpenCodeLLM) -> None:
@@ -233,12 +252,16 @@ def open_run(
         on_progress: Called with the number of rows that were checked, now and then.
 
     Raises:
-        ConfigurationError: Another process works there, the items are no items, or the run was
-            begun with settings that make other answers.
+        ConfigurationError: Another process works there, the items are no items, one has no model,
+            or the run was begun with settings that make other answers.
     """
     store = RunStore.open(folder)
     try:
         dataset = check_items(source, folder, options, on_progress)
+        # Read once more only here, where each item has to bring its own; the first that does not
+        # ends it.
+        if terms.no_model and any(item.model is None for item in dataset.items()):
+            raise terms.no_model
         now = time.time()
         store.begin(
             Manifest(

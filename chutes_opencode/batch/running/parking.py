@@ -17,11 +17,13 @@ class Work:
         task: What is asked.
         requeued: How often it was put back already.
         until: When it may run, seconds since the epoch.
+        since: When it was begun for the first time; None: it was not.
     """
 
     task: Task
     requeued: int = 0
     until: float = 0.0
+    since: float | None = None
 
 
 @dataclass(order=True, slots=True)

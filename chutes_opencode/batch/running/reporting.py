@@ -12,6 +12,8 @@ from chutes_opencode.batch.running.progress import Snapshot
 from chutes_opencode.batch.running.status import write_status
 
 STATUS_S = 1.0
+# How long the end of a batch waits for a caller whose `on_progress` does not return.
+LAST_S = 10.0
 
 OnProgress = Callable[[Snapshot], object]
 
@@ -40,25 +42,39 @@ class Reporter:
             self._telling = asyncio.ensure_future(asyncio.to_thread(self._tell, snapshot))
 
     async def last(self, snapshot: Snapshot) -> None:
-        """Tell the batch's end, and return when it was told."""
-        if self._telling is not None:
-            await self._telling
-        self._written = 0.0
-        await asyncio.to_thread(self._tell, snapshot)
+        """Tell the batch's end; return when it was told, or `on_progress` takes too long."""
+        if await self._told():
+            self._written = 0.0
+            self.offer(snapshot)
+            await self._told()
+        else:  # at least whoever looks at the file is told
+            await asyncio.to_thread(self._write, snapshot)
+
+    async def _told(self) -> bool:
+        """Wait until the last one is told, but not for ever; return whether it is."""
+        if self._telling is None:
+            return True
+        done, _ = await asyncio.wait([self._telling], timeout=LAST_S)
+        if not done:
+            self._warn("on_progress does not return", TimeoutError(f"waited for {LAST_S:g} s"))
+        return bool(done)
 
     def _tell(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
         if not self._written or now - self._written >= STATUS_S:
             self._written = now
-            try:
-                write_status(self._folder, snapshot)
-            except OSError as error:  # the store will meet it too, where it matters
-                self._warn("status.json cannot be written", error)
+            self._write(snapshot)
         if self._on_progress is not None:
             try:
                 self._on_progress(snapshot)
             except Exception as error:  # noqa: BLE001 - an observer must not cost a paid batch
                 self._warn("on_progress failed", error)
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            write_status(self._folder, snapshot)
+        except Exception as error:  # noqa: BLE001 - the store meets it too, where it matters
+            self._warn("status.json cannot be written", error)
 
     def _warn(self, what: str, error: Exception) -> None:
         if what not in self._warned:

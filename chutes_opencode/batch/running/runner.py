@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from chutes_opencode import background
+from chutes_opencode.arguments import check_names
 from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.items.layout import Layout
 from chutes_opencode.batch.items.sources import open_source
@@ -71,7 +72,7 @@ class BatchArguments(TypedDict, total=False):
         stop: The switch that ends it early.
     """
 
-    models: Sequence[str]
+    models: Sequence[str] | None
     template: str | None
     prompt_column: str | None
     id_column: str | None
@@ -83,7 +84,7 @@ class BatchArguments(TypedDict, total=False):
     limit: int | None
     shuffle: int | None
     skip_bad: bool
-    retry_failed: bool | Sequence[str]
+    retry_failed: bool | Sequence[str] | None
     max_cost_usd: float | None
     on_budget: OnBudget
     transcripts: Transcripts
@@ -143,20 +144,21 @@ def batch_options(arguments: BatchArguments) -> BatchOptions:
     """Return the options that a caller's arguments mean.
 
     Raises:
-        ConfigurationError: One of them cannot be.
+        ConfigurationError: One of them cannot be, or there is none of that name.
     """
+    check_names(arguments, tuple(BatchArguments.__annotations__), whose="a batch")
     layout = Layout(
         arguments.get("template"),
         arguments.get("prompt_column"),
         arguments.get("id_column"),
         "metadata" if arguments.get("keep_columns") else "refuse",
     )
-    again = arguments.get("retry_failed", False)
+    models, again = arguments.get("models"), arguments.get("retry_failed")
     for name in ("models", "retry_failed"):
         if isinstance(arguments.get(name), str):
             raise ConfigurationError(raw_message=f"{name} is a list, not one text")
     return BatchOptions(
-        models=tuple(dict.fromkeys(arguments.get("models", ()))),
+        models=tuple(dict.fromkeys(() if models is None else models)),
         layout=layout,
         format=arguments.get("format"),
         output_schema=arguments.get("output_schema"),
@@ -165,7 +167,7 @@ def batch_options(arguments: BatchArguments) -> BatchOptions:
         shuffle=arguments.get("shuffle"),
         skip_bad=arguments.get("skip_bad", False),
         concurrency=arguments.get("concurrency"),
-        retry_failed=again if isinstance(again, bool) else tuple(again),
+        retry_failed=bool(again) if again is None or isinstance(again, bool) else tuple(again),
         max_cost_usd=arguments.get("max_cost_usd"),
         on_budget=arguments.get("on_budget", "finish"),
         transcripts=arguments.get("transcripts", "all"),
@@ -216,14 +218,19 @@ async def _opened(
         run = await asyncio.shield(thread)
     except asyncio.CancelledError:
         cancelled = True
-        await asyncio.wait([thread])
-        if thread.exception() is None:
-            await asyncio.to_thread(thread.result().store.close)
+        await asyncio.shield(_close_unused(thread))
         raise
     try:
         yield run
     finally:
-        await asyncio.to_thread(run.store.close)
+        await asyncio.shield(asyncio.to_thread(run.store.close))
+
+
+async def _close_unused(opening: asyncio.Future[OpenRun]) -> None:
+    """Close the run that nobody waits for any more; shielded, whoever is cancelled once more."""
+    await asyncio.wait([opening])
+    if opening.exception() is None:
+        await asyncio.to_thread(opening.result().store.close)
 
 
 class _Batch:
@@ -285,14 +292,17 @@ class _Batch:
             ) from error
         finally:
             self._reader.close()
-            await self._reporter.last(self._scheduler.snapshot(ended=True))
-            if self._own is not None:
-                await self._own.close()
+            try:
+                await self._reporter.last(self._scheduler.snapshot(ended=True))
+            finally:
+                if self._own is not None:
+                    await self._own.close()
         return self._summary(began)
 
     def _summary(self, began: float) -> BatchSummary:
         meter, totals = self._meter, self._store.totals()
-        priced = totals.cost_usd > 0 or totals.unpriced < totals.results + totals.cut
+        records = totals.results + totals.cut + totals.taken_back
+        priced = totals.cost_usd > 0 or totals.unpriced < records
         return BatchSummary(
             out_dir=self._store.path,
             total=meter.total,
@@ -300,6 +310,7 @@ class _Batch:
             failed=meter.failed + meter.failed_before,
             skipped=meter.skipped,
             left=meter.left,
+            bad=self._dataset.bad_count,
             usage=totals.usage,
             cost_usd=totals.cost_usd if priced else None,
             errors=totals.errors,
@@ -314,9 +325,7 @@ def _executor(
 ) -> LlmExecutor:
     budget = None
     if options.max_cost_usd is not None:
-        budget = Budget(BATCH_BUDGET, options.max_cost_usd)
-        if (before := budget.try_reserve(0.0)) is not None:
-            budget.settle(before, spent_usd)
+        budget = Budget(BATCH_BUDGET, options.max_cost_usd, spent_usd=spent_usd)
     schema = options.output_schema
     home, temp = llm.settings.home, llm.settings.temp_dir
     return LlmExecutor(

@@ -11,9 +11,9 @@ import asyncio
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.item import Task
@@ -37,14 +37,14 @@ from chutes_opencode.batching import failed_result
 from chutes_opencode.errors import OpenCodeError, UnknownOpenCodeError
 from chutes_opencode.results import QueryResult
 
-# How often places, paused models and the progress are looked at anew.
-TICK_S = 0.5
+TICK_S = 0.5  # how often places, paused models and the progress are looked at anew
 # Records that may wait for the disk: enough that one write takes many, where answers are quick.
 SETTLING = 256
-# Tasks of paused models that are kept in memory; further ones are read once more at the end.
-PARKED = 1_000
-# An executor that fails in its own way so often in a row will go on doing so.
-BUGS = 10
+PARKED = 1_000  # tasks of paused models in memory; further ones are read once more at the end
+BUGS = 10  # an executor that fails in its own way so often in a row will go on doing so
+# A stop that lets prompts finish counts what is left, for so many seconds and so many tasks a look.
+COUNT_S = 5.0
+COUNTED = 1_000
 
 
 class RecordStore(Protocol):
@@ -110,6 +110,7 @@ class Scheduler:
         self._transcripts = transcripts
         self._clock = clock
         self._level = GO
+        self._count_until = 0.0
         self._bugs = 0
         self._broken: BaseException | None = None
         self._wake = asyncio.Event()
@@ -134,6 +135,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         unlisten = self._stop.add_listener(lambda: loop.call_soon_threadsafe(self._wake.set))
         ticker = loop.create_task(self._tick())
+        ticker.add_done_callback(self._look_after)
         try:
             while not self._over():
                 self._wake.clear()
@@ -146,7 +148,9 @@ class Scheduler:
             await self._end(ticker)
         if self._broken is not None:
             raise self._broken
-        if self._meter.left and not self.stopped_by:
+        if not self._meter.left:  # stopped, but with nothing more to do
+            self.stopped_by, self.stop_error = "", None
+        elif not self.stopped_by:
             self.stopped_by, self.stop_error = self._left_by
 
     def snapshot(self, *, ended: bool = False) -> Snapshot:
@@ -168,20 +172,27 @@ class Scheduler:
 
     async def _end(self, ticker: asyncio.Task[None]) -> None:
         """End what still runs, and return when it is gone; what is being written is written."""
-        others = [ticker, *([self._reading] if self._reading else [])]
         running = [*self._running]
         # Told a second time, a prompt would go without saying what it has cost.
-        for task in others if self._level == NOW else [*others, *running]:
+        for task in [ticker] if self._level == NOW else [ticker, *running]:
             task.cancel()
-        await asyncio.gather(*others, *running, *self._settling, return_exceptions=True)
+        # What takes results back, in a thread, must not be left alone with a store that closes.
+        reading = [self._reading] if self._reading else []
+        await asyncio.gather(ticker, *reading, *running, *self._settling, return_exceptions=True)
 
     # --- what runs next --------------------------------------------------------------------------
 
     def _over(self) -> bool:
         if self._running or self._settling or self._reading:
             return False
-        read_up = self._reader.ended and not self._again()
-        return self._level > GO or (read_up and not self._read and not self._parking)
+        if self._level > GO:
+            return not self._counts_on()
+        return self._reader.ended and not (self._again() or self._read or self._parking)
+
+    def _counts_on(self) -> bool:
+        """Tell whether what is left is still to be counted, once nothing more is begun."""
+        stopping = self._level == FINISH and self._broken is None
+        return stopping and not self._reader.ended and self._clock() < self._count_until
 
     def _obey(self) -> None:
         """Do what the switch says."""
@@ -190,12 +201,14 @@ class Scheduler:
 
     def _halt(self, reason: str, error: OpenCodeError | None, *, now: bool = False) -> None:
         """Begin nothing new; `now`: end what runs."""
+        if self._level == GO:
+            self._count_until = self._clock() + COUNT_S
+        if now and self._level < NOW:  # once: see `_end`
+            for running in self._running:
+                running.cancel()
         self._level = max(self._level, NOW if now else FINISH)
         if not self.stopped_by:
             self.stopped_by, self.stop_error = reason, error
-        if now:
-            for running in self._running:
-                running.cancel()
         self._wake.set()
 
     def _break(self, error: BaseException) -> None:
@@ -212,9 +225,13 @@ class Scheduler:
             work = self._next(now)
             if work is None:
                 break
-            self._start(work, self._gates.enter(work.task.model, now))
-        if self._level == GO and self._reading is None and len(self._read) <= places // 2:
+            self._start(work, self._gates.enter(work.task.model, now, work.since))
+        if self._reading is not None:
+            return
+        if self._level == GO and len(self._read) <= places // 2:
             self._read_ahead(places - len(self._read))
+        elif self._counts_on():
+            self._read_with(self._reader.read(COUNTED))
 
     def _next(self, now: float) -> Work | None:
         """Return the task that runs next; None: there is none now."""
@@ -233,18 +250,12 @@ class Scheduler:
             pass  # left for the next resume
         elif len(self._parking) < PARKED:
             self._parking.put(Work(task))
-        elif self._others_go_on(task.model, now):
+        elif any(self._gates.admits(other, now) for other in self._models - {task.model}):
             self._put_off = True  # for a second pass, so that the other models go on
         else:
             return False
         self._read.popleft()
         return True
-
-    def _others_go_on(self, model: str, now: float) -> bool:
-        """Tell whether tasks of other models run or may run."""
-        if any(work.task.model != model for work in self._running.values()):
-            return True
-        return any(self._gates.admits(other, now) for other in self._models - {model})
 
     def _read_ahead(self, count: int) -> None:
         if not self._reader.ended:
@@ -253,6 +264,9 @@ class Scheduler:
             reading = self._next_pass(count)
         else:
             return
+        self._read_with(reading)
+
+    def _read_with(self, reading: Coroutine[Any, Any, list[Task]]) -> None:
         self._reading = asyncio.get_running_loop().create_task(reading)
         self._reading.add_done_callback(self._take_read)
 
@@ -282,7 +296,8 @@ class Scheduler:
             self._broken = self._broken or error
             self._halt("source", error if isinstance(error, OpenCodeError) else None)
         else:
-            self._read.extend(reading.result())
+            if self._level == GO:
+                self._read.extend(reading.result())
             self._models.update(task.model for task in self._read)
             self._meter.skipped = self._reader.skipped
             self._meter.failed_before = self._reader.failed
@@ -293,6 +308,11 @@ class Scheduler:
             self._reporter.offer(self.snapshot())
             await asyncio.sleep(TICK_S)
             self._wake.set()
+
+    def _look_after(self, ticker: asyncio.Task[None]) -> None:
+        """Stop where nothing would look at pauses any more: the batch would wait for ever."""
+        if not ticker.cancelled() and (error := ticker.exception()) is not None:
+            self._break(error)
 
     # --- one task --------------------------------------------------------------------------------
 
@@ -366,7 +386,8 @@ class Scheduler:
         elif isinstance(decision, Leave):
             self._left_by = decision.reason, error
         elif isinstance(decision, Requeue):
-            self._parking.put(Work(work.task, work.requeued + 1, decision.until))
+            again = Work(work.task, work.requeued + 1, decision.until, ticket.since)
+            self._parking.put(again)
         if self._gates.closed(ticket.model):
             self._parking.drop(ticket.model)
         return isinstance(decision, Keep)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import orjson
 
+from chutes_opencode.batch.durable import FILE_MODE, draft_of, drop_draft
 from chutes_opencode.batch.running.progress import Snapshot
 
 NAME = "status.json"
@@ -30,20 +29,21 @@ class Status:
 
 
 def write_status(folder: Path, snapshot: Snapshot) -> None:
-    """Write the file: whole, or not at all.
+    """Write the file: whole, or not at all. One writer at a time.
 
     Raises:
         OSError: It cannot be written.
     """
     data = orjson.dumps({"pid": os.getpid(), **asdict(snapshot)}, option=orjson.OPT_INDENT_2)
-    handle, name = tempfile.mkstemp(prefix=f".{NAME}-", dir=folder)
+    path = folder / NAME
+    draft = draft_of(path)  # of a fixed name: what a killed process has left is written over
     try:
-        with os.fdopen(handle, "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with os.fdopen(os.open(draft, flags, FILE_MODE), "wb") as file:
             file.write(data)
-        Path(name).replace(folder / NAME)
+        draft.replace(path)
     except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
+        drop_draft(path)
         raise
 
 

@@ -24,6 +24,7 @@ class BatchSummary:
         failed: Failures that stand: of this session, and of earlier ones if not tried again.
         skipped: Finished well in an earlier session.
         left: Tasks without a result; the same call again runs them.
+        bad: Rows that were left out (`skip_bad`).
         usage: Tokens of the whole run: earlier sessions and tries in vain included.
         cost_usd: US dollars of the same; None if no price is known.
         errors: The failures that stand in the run's results, by the class of their error.
@@ -39,6 +40,7 @@ class BatchSummary:
     failed: int = 0
     skipped: int = 0
     left: int = 0
+    bad: int = 0
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = None
     errors: Mapping[str, int] = field(default_factory=dict)

@@ -12,6 +12,7 @@ import orjson
 from chutes_opencode.batch.durable import (
     CHUNK,
     FILE_MODE,
+    StoreError,
     adopt_draft,
     drop_draft,
     storing,
@@ -146,8 +147,10 @@ class Journal:
                 it returns False, that stays so.
 
         Raises:
-            StoreError: It cannot be written; the old content stands.
+            StoreError: It cannot be written, or was closed; the old content stands.
         """
+        if self._descriptor < 0:
+            raise StoreError(raw_message=f"{self.path} is closed")
         with storing(self.path):
             write_draft(self.path, lines)
         try:

@@ -132,7 +132,7 @@ def row(line: bytes) -> dict[str, Any] | None:
             and fields["status"] in (OK, FAILED, CUT)
             and type(fields["started_at"]) in (float, int)
             and type(fields["cost_usd"]) in (float, int, type(None))
-            and (error is None or type(error["type"]) is str)
+            and (error is None or type(error["type"]) is type(error["message"]) is str)
             and _COUNTS.issuperset(map(type, usage.values()))
             and _COUNTS.issuperset(map(type, failed.values()))
             and usage.keys() & failed.keys() >= _USAGE

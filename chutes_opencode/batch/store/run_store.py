@@ -213,23 +213,25 @@ class RunStore:
             How many there were.
 
         Raises:
-            StoreError: A file cannot be read or written; nothing can be stored any more then.
+            StoreError: A file cannot be read or written, and nothing can be stored any more then;
+                or the run is being closed.
         """
         files = self._files
         files.writer.check()
         if self._on_their_way:
             raise RuntimeError("results are on their way: take back before the first one")
-        try:
-            with self._writing:
+        with self._writing:
+            files.writer.check()  # once more: `close` may have been before us
+            try:
                 moved = move(
                     files.results,
                     lambda line: files.attempts if predicate(from_line(line)) else None,
                     files.attempts,
                 )
                 contents = load(files.results, files.attempts)[0] if moved else None
-        except BaseException as error:
-            files.writer.fail(error)  # the files may be half-way: opening them again mends that
-            raise
+            except BaseException as error:
+                files.writer.fail(error)  # the files may be half-way: opening them again mends that
+                raise
         if contents is not None:
             with self._guard:
                 files.contents = contents
@@ -309,9 +311,15 @@ class RunStore:
     # --- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Store what is on its way, close the files and let others in."""
-        self._release.close()
-        self._opened = None
+        """Store what is on its way, close the files and let others in.
+
+        Results that are just being taken back are first.
+        """
+        if self._opened is not None:
+            self._opened.writer.close()  # not within the lock: it writes what is on its way
+        with self._writing:
+            self._opened = None
+            self._release.close()
 
     def __enter__(self) -> Self:
         """Work within a `with`."""

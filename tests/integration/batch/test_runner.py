@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chutes_opencode import ChutesOpenCodeLLM, Params, Simulator
+from chutes_opencode import ChutesOpenCodeLLM, ConfigurationError, Params, Simulator
 from chutes_opencode.batch.running.progress import Snapshot
 from chutes_opencode.batch.running.runner import run_batch
 from chutes_opencode.batch.running.status import read_status
@@ -182,3 +182,21 @@ def test_a_batch_stops_at_its_budget_and_goes_on_with_a_higher_one(
     assert first.done + stuck.done + last.done == 40
     assert completions(simulator) == 40
     check_bill(RunFolder(out), simulator)
+
+
+def test_items_that_all_name_their_model_need_no_other_one(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    body = {"model": "sim/echo", "messages": [{"role": "user", "content": "hello"}]}
+    request = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    rows = [{"id": "0", "prompt": "6 * 7", "model": "sim/arithmetic"}, request]
+
+    with ChutesOpenCodeLLM(engine="direct") as llm:
+        summary = run_batch(rows, llm, tmp_path / "run")
+        with pytest.raises(ConfigurationError, match="no model is named"):
+            run_batch([*rows, "and this one?"], llm, tmp_path / "other")
+
+    assert summary.ok
+    models = {record.id: record.served_model for record in RunFolder(tmp_path / "run").records()}
+    assert models == {"0": "sim/arithmetic", "1": "sim/echo"}
+    assert completions(simulator) == 2, "nothing was asked of the second batch"

@@ -84,6 +84,16 @@ def test_with_several_models_the_model_tells_items_apart() -> None:
     assert (found.both, found.only_a) == (1, (("1", "acme/a", 0),))
 
 
+def test_the_instances_own_model_is_the_one_that_answered() -> None:
+    own = [answered("1", model="", served_model="acme/a"), replace(failed("2"), model="")]
+    named = [answered("1"), answered("1", model="acme/b"), answered("2")]
+
+    found = compare(own, named)
+
+    assert (found.both, found.same_text, found.fixed) == (2, 1, 1)
+    assert (found.only_a, found.only_b) == ((), (("1", "acme/b", 0),))
+
+
 def test_costs_are_compared_where_both_have_an_answer() -> None:
     more = {"usage": Usage(input=14, output=2), "cost_usd": 0.75, "duration_s": 3.0}
     before = [answered("1"), answered("2"), answered("3", cost_usd=None), answered("4")]

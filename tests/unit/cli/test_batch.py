@@ -232,6 +232,10 @@ def test_a_dry_run_estimates_and_leaves_nothing(batch: Run) -> None:
     assert not Path("out").exists()
 
 
+def test_an_estimate_that_knows_no_time_says_what_would_tell_it(batch: Run) -> None:
+    assert "unknown; `batch estimate --like DIR` learns it" in batch("--dry-run").stdout
+
+
 def test_an_estimate_is_of_what_is_left(run_json: Run, batch: Run, items: Any) -> None:
     batch(rows=SUMS[:3])
 

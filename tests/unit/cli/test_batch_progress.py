@@ -14,6 +14,7 @@ from chutes_opencode.batch.running.stop import StopSwitch
 from chutes_opencode.cli.batch_progress import (
     Lines,
     Screen,
+    errors,
     line,
     opening,
     share,
@@ -121,12 +122,12 @@ def test_the_first_line_says_what_is_to_be_done(lines: Any) -> None:
     display.show(Snapshot(total=2000))
     display.show(Snapshot(total=2000, skipped=5, in_flight=16))
 
-    assert written == ["batch: 2,000 prompts: 5 done before, 1,995 left"]
+    assert written == ["batch: 2,000 prompts, 5 done before, 1,995 left"]
 
 
 def test_a_resume_says_what_was_done_before() -> None:
     assert opening(Snapshot(total=1000, skipped=700, failed=20)) == (
-        "batch: 1,000 prompts: 700 done before, 20 failed before, 280 left"
+        "batch: 1,000 prompts, 700 done before, 20 failed before, 280 left"
     )
 
 
@@ -162,13 +163,19 @@ def test_failures_of_this_session_were_not_before() -> None:
     assert opening(Snapshot(total=3, failed=2, errors={"ServerError": 2})) == "batch: 3 prompts"
 
 
+def test_failures_of_earlier_sessions_are_told_apart() -> None:
+    snapshot = Snapshot(total=9, failed=5, errors={"ServerError": 2})
+
+    assert errors(snapshot) == "2 ServerError · 3 in earlier sessions"
+
+
 def test_a_batch_that_is_over_at_once_has_both_lines(lines: Any) -> None:
     display, written = lines
 
     display.show(Snapshot(total=3, skipped=3, state=FINISHED))
 
     assert written == [
-        "batch: 3 prompts: 3 done before, 0 left",
+        "batch: 3 prompts, 3 done before, 0 left",
         "batch: 3 of 3 (100 %), $0 of $1.00",
     ]
 

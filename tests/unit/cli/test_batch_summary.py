@@ -99,6 +99,14 @@ def test_the_exit_code_tells_how_it_ended(summary: BatchSummary, code: int) -> N
             replace(ALL_WELL, done=0, skipped=10),
             ["nothing is left to do: 10 prompts done before"],
         ),
+        (
+            replace(ALL_WELL, bad=5),
+            ["10 answers, 0 failed, 0 left; $0.25 in all, 4.0 s", "5 bad rows were left out"],
+        ),
+        (
+            replace(ALL_WELL, done=0, skipped=10, bad=1),
+            ["nothing is left to do: 10 prompts done before", "1 bad row was left out"],
+        ),
     ],
 )
 def test_people_are_told_what_it_came_to_and_what_is_next(
@@ -122,9 +130,12 @@ def test_a_table_by_model_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_programs_get_one_object() -> None:
-    shown = json.loads(json.dumps(summary_fields(SOME_FAILED, [FIGURES], Path("r.html"))))
+    shown = json.loads(
+        json.dumps(summary_fields(replace(SOME_FAILED, bad=5), [FIGURES], Path("r.html")))
+    )
 
     assert (shown["ok"], shown["total"], shown["failed"], shown["left"]) == (False, 10, 3, 0)
+    assert shown["bad_rows"] == 5
     assert shown["results"] == "runs/today/results.jsonl"
     assert (shown["report"], shown["error"], shown["stopped_by"]) == ("r.html", None, "")
     assert (shown["models"][0]["model"], shown["models"][0]["usage"]["input"]) == ("acme/a", 900)

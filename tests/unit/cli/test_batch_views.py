@@ -102,6 +102,15 @@ def test_the_last_words_of_a_killed_run_are_not_believed(run_json: Run, make_run
     assert (shown["spent_usd"], shown["errors"]) == (0.25, {"ServerError": 1})
 
 
+def test_failures_of_earlier_sessions_are_named_too(run_json: Run, make_run: MakeRun) -> None:
+    folder = make_run("today", ANSWERED, FAILURE, snapshot=ENDED)
+
+    _, told = run_json("batch", "status", str(folder))
+
+    assert (told["failed"], told["errors"]) == (1, {"ServerError": 1})
+    assert told["state"] == STOPPED
+
+
 def test_a_run_that_is_being_worked_at_names_the_process(
     run_json: Run, make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -185,6 +194,30 @@ def test_an_export_may_be_piped(run: Run, make_run: MakeRun) -> None:
     assert result.stderr == ""
 
 
+def test_an_export_knows_the_run_s_own_model_by_its_name(run: Run, make_run: MakeRun) -> None:
+    folder = make_run("today", replace(ANSWERED, model=""), FAILURE, model="acme/own")
+
+    result = run(
+        *("batch", "export", str(folder), "--format", "jsonl", "--out", "-"),
+        *("--model", "acme/own"),
+    )
+
+    assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ["q-1"]
+
+
+def test_an_export_of_a_model_that_was_not_asked_names_those_that_were(
+    run: Run, make_run: MakeRun
+) -> None:
+    folder = make_run("today", ANSWERED)
+
+    result = run("batch", "export", str(folder), "--format", "csv", "--model", "acme/z")
+
+    assert result.exit_code == 2
+    assert "is of the model 'acme/z'" in result.stderr
+    assert "There are results of: acme/a." in result.stderr
+    assert not (folder / "results.csv").exists()
+
+
 @pytest.mark.parametrize("own", ["results.jsonl", "run.json", "../today/run.json"])
 def test_an_export_never_replaces_the_run_itself(run: Run, make_run: MakeRun, own: str) -> None:
     folder = make_run("today", ANSWERED)
@@ -219,6 +252,12 @@ def test_diff_compares_two_runs(run: Run, make_run: MakeRun) -> None:
     assert ["other", "text", "1"] in lines
     assert ["only", "in", "the", "second", "1"] in lines
     assert "q-1   ok      other" in result.stdout
+
+
+def test_diff_of_a_run_with_itself_says_so(run: Run, make_run: MakeRun) -> None:
+    folder = str(make_run("today", ANSWERED))
+
+    assert "are the same run" in run("batch", "diff", folder, f"{folder}/.").stderr
 
 
 def test_diff_as_json_has_every_change(run_json: Run, make_run: MakeRun) -> None:

@@ -17,7 +17,7 @@ function block(title, ...content) {
 function figures(row, item) {
   const told = [
     ["Status", row.failed ? data.errors[row.error] ?? "failed" : "done"],
-    ["Model", data.models[row.model] + (item?.served ? ` (answered by ${item.served})` : "")],
+    ["Model", data.models[row.model] + (item?.served && item.served !== data.models[row.model] ? ` (answered by ${item.served})` : "")],
     ["Latency", seconds(row.latency) + (item?.queued ? `, after ${seconds(item.queued)} in the queue` : "")],
     ["First token", seconds(row.first)],
     ["Tokens", `${count(row.input)} in, ${count(row.output)} out`],

@@ -69,6 +69,8 @@ export function matching({ query, status, model }) {
   });
 }
 
+const byNumber = new Intl.Collator("en", { numeric: true }); // item-9 before item-10
+
 export function sorted(found, key, descending) {
   const sign = descending ? -1 : 1;
   const texts = key === "id";
@@ -77,7 +79,7 @@ export function sorted(found, key, descending) {
     if (a === b) return one.n - other.n;
     if (a === null) return 1; // what is unknown comes last, either way
     if (b === null) return -1;
-    return sign * (texts ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+    return sign * (texts ? byNumber.compare(a, b) : a - b);
   });
 }
 

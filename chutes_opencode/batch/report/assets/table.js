@@ -6,7 +6,7 @@ import { matching, readAllTexts, rows, sorted } from "./rows.js";
 
 const PAGE = 25; // page.py keeps their room free
 const COLUMNS = [
-  { key: "n", title: "Item", name: "order" },
+  { key: "id", title: "Item" },
   { key: "failed", title: "Status" },
   { key: "model", title: "Model", less: true },
   { key: "latency", title: "Latency", number: true, show: (row) => seconds(row.latency) },
@@ -17,6 +17,7 @@ const COLUMNS = [
 ];
 
 const element = (id) => document.getElementById(id);
+// At first in the order in which they ended, which no column has.
 const state = { query: "", status: "", model: "", key: "n", descending: false, page: 0 };
 let found = [];
 
@@ -36,7 +37,7 @@ function itemCell(row) {
 }
 
 function cell(column, row) {
-  if (column.key === "n") return itemCell(row);
+  if (column.key === "id") return itemCell(row);
   if (column.key === "failed") {
     const told = row.failed ? data.errors[row.error] ?? "failed" : "done";
     return make("td", { role: "cell", className: row.failed ? "status failed" : "status ok" }, make("span", {}, told));

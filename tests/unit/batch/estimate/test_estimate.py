@@ -286,6 +286,14 @@ def test_nothing_left_costs_nothing(make_llm: Callable[..., ChutesOpenCodeLLM]) 
     assert found.cost_usd == Range()
 
 
+def test_of_unknown_models_alone_the_price_is_unknown(
+    make_llm: Callable[..., ChutesOpenCodeLLM],
+) -> None:
+    found = estimate(make_llm(), [item(model="gpt-4o-mini")])
+
+    assert found.cost_usd is None
+
+
 def test_samples_are_of_all_sizes_and_of_many_models() -> None:
     models = [Model("a"), Model("b")]
     samples = [Sample(models[number == 99], {}, number) for number in range(100)]

@@ -75,6 +75,17 @@ def test_lines_of_openai_are_taken_as_they_are(desk: Desk) -> None:
     ]
 
 
+def test_models_that_are_named_win_over_those_of_openais_lines(desk: Desk) -> None:
+    request = {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions"}
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
+    path = desk.file({**request, "body": body}, {"id": "own", "prompt": "p", "model": "mine"})
+
+    dataset = desk.check(path, models=["a", "b"])
+
+    assert [task.key[:2] for task in dataset.tasks()] == [("r1", "a"), ("r1", "b"), ("own", "mine")]
+    assert dataset.task_count == 3
+
+
 def test_an_openai_line_that_cannot_be_honoured_is_a_bad_row(desk: Desk) -> None:
     row = {"custom_id": "r1", "method": "POST", "url": "/v1/embeddings", "body": {}}
 

@@ -64,7 +64,7 @@ def test_nan_in_json_is_null(tmp_path: Path) -> None:
         (b"5", "a row must be an object of columns, not a single value"),
         (b'"text"', "a row must be an object of columns, not a single value"),
         (b"[1]", "a row must be an object of columns, not a list"),
-        (b'{"prompt": "a\xff"}', "no UTF-8: byte 0xff at 14"),
+        (b'{"prompt": "a\xff"}', "not UTF-8: byte 0xff at 14"),
         (b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}", "no JSON: "),
         (b'{"prompt": "\\ud800"}', "no JSON: "),
     ],
@@ -172,7 +172,7 @@ def test_tsv_has_tabs(tmp_path: Path, name: str) -> None:
         (b"1", "1 cells, but the header has 2"),
         (b"1,a,b", "3 cells, but the header has 2"),
         (b'1,"a"b', "no CSV: "),
-        (b"1,a\xff", "no UTF-8"),
+        (b"1,a\xff", "not UTF-8 (save the file as UTF-8)"),
     ],
 )
 def test_a_bad_row_of_csv_is_told_and_the_next_is_read(
@@ -202,13 +202,22 @@ def test_a_line_of_csv_that_is_too_long_is_passed_over(
     assert "the line is longer than" in str(rows[1][1])
 
 
+def test_a_quote_without_an_end_tells_how_far_it_reaches(tmp_path: Path) -> None:
+    rows = rows_in(tmp_path, "a.csv", b'prompt\na\n"b\nc\nd\n')
+
+    assert rows[0] == (2, {"prompt": "a"})
+    assert [str(row) for _, row in rows[1:]] == [
+        "no CSV: a quote is not closed before line 5, the last"
+    ]
+
+
 @pytest.mark.parametrize(
     ("header", "said"),
     [
         (b"prompt,id,prompt", "two columns 'prompt'"),
         (b",prompt", "no name for column 1"),
         (b"id;prompt", "semicolons"),
-        (b"prompt\xff", "no UTF-8"),
+        (b"prompt\xff", "not UTF-8"),
         (b'"prompt"x', "cannot be read"),
         ("prompt,id".encode("utf-16"), "UTF-16"),
     ],
@@ -267,6 +276,18 @@ def test_parquet(tmp_path: Path) -> None:
     assert [number for number, _ in rows] == list(range(1, 601))
     assert isinstance(rows[599][1], dict)
     assert rows[599][1]["id"] == 599
+
+
+def test_a_map_of_parquet_is_an_object(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    maps = pa.array([[("lang", "fr")], None, []], pa.map_(pa.string(), pa.string()))
+    pq.write_table(pa.table({"prompt": ["a", "b", "c"], "metadata": maps}), path)
+
+    assert [row for _, row in rows_of(open_source(path))] == [
+        {"prompt": "a", "metadata": {"lang": "fr"}},
+        {"prompt": "b", "metadata": None},
+        {"prompt": "c", "metadata": {}},
+    ]
 
 
 def test_a_broken_parquet_file_is_told(tmp_path: Path) -> None:

@@ -374,3 +374,15 @@ def test_any_row_is_an_item_or_bad(row: dict[str, Any], layout: Layout) -> None:
         assert item.id
         assert item.prompt or item.messages
         orjson.dumps([[item.params, item.metadata, item.messages, item.output_schema]])
+
+
+def test_what_helps_is_part_of_the_reason() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    row = {"messages": [{"role": "user", "content": [image]}]}
+
+    with pytest.raises(BadRowError) as caught:
+        parse_row(row, line=3, layout=Layout())
+
+    assert caught.value.reason == (
+        "messages[0] holds something else than text (Pass images and documents with files=.)"
+    )

@@ -150,6 +150,20 @@ def test_it_goes_where_it_is_told_to(tmp_path: Path) -> None:
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.parametrize("name", ["run/results.jsonl", "run/run.json", "prompts.jsonl"])
+def test_only_a_report_is_replaced(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run", [record(0)])
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Why?"}\n')
+    before = (tmp_path / name).read_bytes()
+
+    with pytest.raises(ConfigurationError, match="is no report"):
+        write_report(run, tmp_path / name)
+
+    assert (tmp_path / name).read_bytes() == before
+    write_report(run)
+    write_report(run)
+
+
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no run"):
         write_report(tmp_path)

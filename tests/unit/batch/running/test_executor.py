@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,7 +13,11 @@ import pytest
 
 from chutes_opencode.batch.item import BatchItem, Task
 from chutes_opencode.batch.repositories.worktrees import Worktrees
-from chutes_opencode.batch.running.executor import CutError, Finished, LlmExecutor
+from chutes_opencode.batch.running.executor import (
+    CutError,
+    Finished,
+    LlmExecutor,
+)
 from chutes_opencode.errors import (
     BillingError,
     ConfigurationError,
@@ -23,12 +26,9 @@ from chutes_opencode.errors import (
 )
 from chutes_opencode.limits import Budget
 from chutes_opencode.llm import ChutesOpenCodeLLM
-from chutes_opencode.relay.limiter import LimiterStats
-from chutes_opencode.relay.resources import account_name
-from chutes_opencode.relay.server import RelayStats
 from chutes_opencode.request import Params
 from tests.patience import WAIT_SECONDS
-from tests.unit.echo import KEY, EchoEngine, set_up_echo
+from tests.unit.echo import EchoEngine, set_up_echo
 
 T = TypeVar("T")
 SCHEMA = {"type": "object"}
@@ -184,6 +184,24 @@ class Trees:
             self.out -= 1
 
 
+class SlowTrees(Trees):
+    """Working trees whose end takes until it is allowed."""
+
+    def __init__(self, folder: Path, patch: str) -> None:
+        super().__init__(folder, patch)
+        self.ending = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    @asynccontextmanager
+    async def checkout(self, repo: str, commit: str | None) -> AsyncIterator[Tree]:
+        async with super().checkout(repo, commit) as tree:
+            try:
+                yield tree
+            finally:
+                self.ending.set()
+                await self.may_end.wait()
+
+
 def in_repository(trees: Trees, **fields: Any) -> Finished:
     one = executor(worktrees=cast("Worktrees", trees))
     return run(one.run(task("hi", **{"repo": "r", "commit": "c"} | fields)))
@@ -240,14 +258,21 @@ def test_a_task_that_is_cut_gives_back_what_was_paid_for(engine: EchoEngine) -> 
 
 def test_a_task_that_is_cut_before_it_began_has_cost_nothing(engine: EchoEngine) -> None:
     async def main() -> Finished:
-        running = asyncio.create_task(executor().run(task("hi")))
+        one = executor()
+        before = [asyncio.create_task(one.run(task("wait"))) for _ in range(2)]
+        while len(engine.requests) < len(before):  # they have all places that there are
+            await asyncio.sleep(0.001)
+        running = asyncio.create_task(one.run(task("hi")))
         await asyncio.sleep(0)
         running.cancel()
         with pytest.raises(CutError) as caught:
             await running
+        await one.close()
+        await asyncio.gather(*before, return_exceptions=True)
         return caught.value.finished
 
     assert run(main()).result.usage.num_requests == 0
+    assert [each.prompt for each in engine.requests] == ["wait", "wait"]
 
 
 def test_a_prompt_whose_patch_was_not_read_is_cut_with_its_cost(
@@ -286,77 +311,24 @@ def test_closing_cuts_what_still_runs(engine: EchoEngine) -> None:
     assert engine.ended.is_set()
 
 
-# --- how many at once, and what they wait for -----------------------------------------------------
+def test_closing_waits_for_what_was_told_twice_to_end(engine: EchoEngine, tmp_path: Path) -> None:
+    async def main() -> tuple[bool, int]:
+        trees = SlowTrees(tmp_path, "wait")
+        one = executor(worktrees=cast("Worktrees", trees))
+        running = asyncio.create_task(one.run(task("hi", repo="r")))
+        while not engine.requests or not all(each.ended for each in one._running.values()):
+            await asyncio.sleep(0.001)
+        running.cancel()
+        await trees.ending.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
 
+        closing = asyncio.create_task(one.close())
+        done, _ = await asyncio.wait([closing], timeout=0.05)
+        waited = not done
+        trees.may_end.set()
+        await closing
+        return waited, trees.out
 
-def know(monkeypatch: pytest.MonkeyPatch, one: LlmExecutor, **known: Any) -> None:
-    """Have the relay know this of the account."""
-    nothing = LimiterStats(16, 0, 0, None, None, 0, 0, 0, 0)
-    stats = replace(nothing, **known)
-    account = account_name(one.llm.settings.base_url, KEY)
-    told = RelayStats(0, 0, 0, {account: stats, "another": nothing})
-    monkeypatch.setattr(ChutesOpenCodeLLM, "relay_stats", staticmethod(lambda: told))
-
-
-@pytest.mark.parametrize(
-    ("known", "places"),
-    [
-        ({"in_flight": 16}, 20),
-        ({"in_flight": 16, "waiting": 4}, 20),
-        ({"in_flight": 4, "limit": 4, "waiting": 1}, 5),
-        ({"in_flight": 1, "limit": 1}, 2),
-        ({"in_flight": 100, "limit": 128}, 64),
-        ({"limit": 4, "paused_until": 1.0}, 5),
-    ],
-)
-def test_so_many_run_at_once_as_the_account_lets_through(
-    engine: EchoEngine, monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], places: int
-) -> None:
-    one = executor(64)
-    know(monkeypatch, one, **known)
-
-    assert one.places() == places
-
-
-def test_before_anything_was_asked_it_begins_like_the_limiter(engine: EchoEngine) -> None:
-    assert executor(64).places() == 20
-    assert executor(3).places() == 3
-    assert executor(64, setup={"relay": False}).places() == 64
-
-
-def test_permits_that_agents_do_not_use_go_to_more_of_them(
-    engine: EchoEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = executor(64)
-    know(monkeypatch, one, limit=4, in_flight=1)
-
-    async def main() -> list[int]:
-        running = [asyncio.create_task(one.run(task("wait"))) for _ in range(6)]
-        await asyncio.sleep(0)
-        counts = [one.places()]
-        for state in one._running.values():
-            state.asked = True
-        counts.append(one.places())
-        for each in running:
-            each.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        return counts
-
-    assert run(main()) == [5, 6 + 3]
-
-
-def test_people_are_told_what_is_waited_for(
-    engine: EchoEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    budget = Budget("b", 1.0)
-    one = executor(budget=budget)
-    know(monkeypatch, one)
-    assert one.waiting() == ""
-
-    know(monkeypatch, one, paused_until=time.monotonic() + WAIT_SECONDS)
-    assert one.waiting().startswith("rate limit until ")
-
-    know(monkeypatch, one, paused_until=0.0)
-    remove = budget.add_waiter(lambda: None)
-    assert one.waiting() == "rate limit, the budget: until requests under way have told their cost"
-    remove()
+    assert run(main()) == (True, 0)

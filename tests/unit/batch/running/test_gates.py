@@ -51,7 +51,7 @@ def limited(seconds: float | None, cls: type[RateLimitError] = RateLimitError) -
 
 def fail(gates: Gates, error: OpenCodeError, at: float = NOW, model: str = "a", **more: Any) -> Any:
     """Let a task in that fails at once."""
-    ticket = gates.enter(model, at)
+    ticket = gates.enter(model, at, more.get("since"))
     return gates.decide(ticket, error, more.get("requeued", 0), at)
 
 
@@ -203,44 +203,83 @@ def test_a_task_is_not_put_back_for_ever() -> None:
 # --- a model that is gone -------------------------------------------------------------------------
 
 
-def test_a_model_that_is_unknown_is_closed_and_the_others_go_on() -> None:
+def test_a_model_that_is_unknown_to_three_tasks_in_a_row_is_closed_and_the_others_go_on() -> None:
     gates = Gates(["a", "b"])
 
-    assert fail(gates, GONE) == Leave("model")
+    decisions = [fail(gates, GONE) for _ in range(4)]
 
+    assert decisions == [Requeue(NOW + 1, "model")] * 2 + [Leave("model")] * 2
     assert gates.closed("a") == "model"
     assert not gates.admits("a", NOW)
     assert gates.admits("b", NOW)
 
 
+def test_an_only_task_asks_a_model_that_is_unknown_four_times() -> None:
+    gates, now, waits = Gates(["a", "b"]), NOW, []
+    for times in range(3):
+        decision = fail(gates, GONE, now, since=NOW, requeued=times)
+        waits.append(decision.until - now)
+        now = decision.until
+
+    assert waits == [1, 2, 4]
+    assert fail(gates, GONE, now, since=NOW, requeued=3) == Leave("model")
+
+
 def test_when_no_model_is_left_the_batch_stops_with_what_to_do() -> None:
     gates = Gates(["a", "b"])
-    fail(gates, GONE)
+    fail(gates, GONE, requeued=3)
 
-    assert fail(gates, GONE, model="b") == Stop("models", GONE)
+    assert fail(gates, GONE, model="b", requeued=3) == Stop("models", GONE)
 
 
 def test_an_items_own_model_may_be_gone_without_stopping_the_batch() -> None:
-    assert fail(Gates(["a"]), GONE, model="an item's") == Leave("model")
+    assert fail(Gates(["a"]), GONE, model="an item's", requeued=3) == Leave("model")
 
 
-def test_a_model_that_answers_others_is_asked_again_before_it_is_given_up() -> None:
+@pytest.mark.parametrize("between", [None, ContentFilterError()], ids=["an answer", "a refusal"])
+def test_tasks_are_told_in_a_row_if_nothing_comes_between(between: OpenCodeError | None) -> None:
     gates = Gates(["a"])
-    gates.succeeded(gates.enter("a", NOW))
+    for _ in range(3):
+        assert fail(gates, GONE) == Requeue(NOW + 1, "model")
+        if between is None:
+            gates.succeeded(gates.enter("a", NOW))
+        else:
+            assert fail(gates, between) == Keep()
 
-    assert fail(gates, GONE) == Requeue(NOW, "model")
-    assert fail(gates, GONE) == Requeue(NOW, "model")
-    assert fail(gates, GONE) == Stop("models", GONE)
+
+# --- a model that answers others ------------------------------------------------------------------
 
 
-def test_where_the_others_are_answered_it_is_the_items_own_failure() -> None:
-    gates, decisions = Gates(["a"]), []
-    for times in range(4):
-        gates.succeeded(gates.enter("a", NOW))
-        decisions.append(fail(gates, GONE, requeued=times))
+@pytest.mark.parametrize("error", [GONE, COLD], ids=["gone", "cold"])
+def test_what_a_model_that_answers_others_tells_twice_is_the_items_own_failure(
+    error: OpenCodeError,
+) -> None:
+    gates = Gates(["a"])
+    first = gates.enter("a", NOW)
+    other = gates.enter("a", NOW + 1)
 
-    assert decisions == [Requeue(NOW, "model")] * 3 + [Keep()]
+    assert isinstance(gates.decide(first, error, 0, NOW + 2), Requeue)
+    gates.succeeded(other)
+
+    assert gates.admits("a", NOW + 2)
+    assert fail(gates, error, NOW + 40, since=NOW, requeued=1) == Keep()
     assert not gates.closed("a")
+
+
+@pytest.mark.parametrize("error", [GONE, COLD], ids=["gone", "cold"])
+def test_what_it_answered_before_the_item_began_tells_nothing(error: OpenCodeError) -> None:
+    gates = Gates(["a"])
+    gates.succeeded(gates.enter("a", NOW - 1))
+
+    assert isinstance(fail(gates, error, NOW + 40, since=NOW, requeued=1), Requeue)
+
+
+def test_a_rate_limit_that_an_item_alone_meets_twenty_times_is_its_own_failure() -> None:
+    gates = Gates(["a"])
+    gates.succeeded(gates.enter("a", NOW + 1))
+
+    assert isinstance(fail(gates, limited(5), since=NOW, requeued=MAX_REQUEUES - 1), Requeue)
+    assert fail(gates, limited(5), since=NOW, requeued=MAX_REQUEUES) == Keep()
 
 
 # --- rate limits ----------------------------------------------------------------------------------
@@ -283,6 +322,20 @@ def test_rate_limits_in_a_row_stop_it_too_unless_something_was_answered() -> Non
     gates.succeeded(gates.enter("a", NOW + 1000))
     assert fail(gates, limited(2500), NOW + 1001) == Requeue(NOW + 2500, "all")
     assert isinstance(fail(gates, limited(3000), NOW + 2500), Stop)
+
+
+@pytest.mark.parametrize(("let_in", "ends"), [(NOW + 1000, True), (NOW - 1, False)])
+def test_a_refusal_ends_the_pause_of_the_account_if_it_began_before(
+    let_in: float, ends: bool
+) -> None:
+    gates = Gates(["a"])
+    ticket = gates.enter("a", let_in)
+    fail(gates, limited(1000))
+
+    gates.decide(ticket, InvalidRequestError(raw_message="x"), 0, NOW + 1001)
+
+    after = fail(gates, limited(2500), NOW + 1001)
+    assert isinstance(after, Requeue if ends else Stop)
 
 
 # --- what people are told -------------------------------------------------------------------------

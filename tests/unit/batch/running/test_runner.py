@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,8 @@ def test_bad_items_are_told_of_before_anything_runs(run: Run, tmp_path: Path) ->
     with pytest.raises(BadItemsError, match="1 of 3"):
         run([*items(2), {"id": "x"}], actor)
     assert actor.ran == []
-    assert counts(run([*items(2), {"id": "x"}], actor, skip_bad=True)) == (2, 0, 0, 0)
+    summary = run([*items(2), {"id": "x"}], actor, skip_bad=True)
+    assert (counts(summary), summary.bad) == ((2, 0, 0, 0), 1)
     assert len(results(tmp_path)) == 2
 
 
@@ -301,6 +303,7 @@ def test_a_cancelled_caller_leaves_a_run_that_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"max_cost": 5}, "a batch has no argument 'max_cost'"),
         ({"on_budget": "never"}, "on_budget 'never' is none of finish, cut"),
         ({"transcripts": "some"}, "transcripts 'some' is none of"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
@@ -328,6 +331,13 @@ def test_models_are_asked_once_each_whatever_the_arguments_say() -> None:
     arguments: BatchArguments = {"models": ["a", "b", "a"], "retry_failed": ["X"]}
     options = batch_options(arguments)
     assert (options.models, options.retry_failed) == (("a", "b"), ("X",))
+    assert batch_options({"models": None, "retry_failed": None}) == batch_options({})
+
+
+def test_a_price_of_nothing_is_known_though_what_was_void_had_none(run: Run) -> None:
+    unpriced = run(items(1), lambda _: replace(answer(), cost_usd=None))
+    free = run(items(1, item0="another prompt"), lambda _: replace(answer(), cost_usd=0.0))
+    assert (unpriced.cost_usd, free.cost_usd) == (None, 0.0)
 
 
 def test_a_torn_line_of_a_killed_process_is_told_of(

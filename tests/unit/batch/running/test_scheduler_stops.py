@@ -11,8 +11,9 @@ import pytest
 
 from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.item import Task
+from chutes_opencode.batch.record import Record
 from chutes_opencode.batch.running import scheduler
-from chutes_opencode.batch.running.gates import BATCH_BUDGET
+from chutes_opencode.batch.running.gates import BATCH_BUDGET, GONE_AFTER
 from chutes_opencode.batch.running.progress import STOPPED, STOPPING
 from chutes_opencode.batch.running.scheduler import BUGS
 from chutes_opencode.errors import (
@@ -85,7 +86,7 @@ def test_the_only_model_that_is_gone_stops_the_batch(build: Build) -> None:
 
         assert (shown.failed, shown.left, shown.stopped_by) == (0, 100, "models")
         assert room.scheduler.stop_error is error
-        assert len(room.actor.ran) <= 2
+        assert len(room.actor.ran) <= GONE_AFTER + 1, "the third that is told ends it"
 
     run(work)
 
@@ -246,5 +247,68 @@ def test_a_caller_that_is_cancelled_leaves_no_task_and_no_cost_behind(build: Bui
 
         assert room.actor.running == 0
         assert len(room.shelf.cuts) == 3
+
+    run(work)
+
+
+def test_what_is_cut_is_told_once(build: Build) -> None:
+    """Told twice, it would go without saying what it has cost."""
+
+    async def work() -> None:
+        doors = Doors()
+        error = LimitExceededError(raw_message="no", limit=BATCH_BUDGET)
+
+        async def act(task: Task) -> QueryResult:
+            if task.item.id == "0":
+                return await doors.wait(task)
+            await until(lambda: len(doors.events) == 1)
+            return failure(error)
+
+        room = build(act, tasks(3), places=3, options={"cut_at_budget": True})
+        shown = await room.run()
+
+        assert [cut.id for cut in room.shelf.cuts] == ["0"]
+        assert shown.left == 3
+
+    run(work)
+
+
+def test_a_stop_after_which_nothing_is_left_is_none(build: Build) -> None:
+    async def work() -> None:
+        doors = Doors()
+        room = build(doors.wait, tasks(2), places=2)
+        running = asyncio.create_task(room.run())
+        await until(lambda: len(doors.events) == 2)
+        room.stop.finish()
+        doors.open()
+        shown = await running
+
+        assert (shown.done, shown.left, room.scheduler.stopped_by) == (2, 0, "")
+
+    run(work)
+
+
+def test_a_stop_still_counts_what_was_done_before(build: Build) -> None:
+    async def work() -> None:
+        room = build(only({"0": AuthenticationError(raw_message="no")}), tasks(600), places=1)
+        before = [Record(str(n), "", content_hash=f"hash {n}") for n in range(10, 600)]
+        room.shelf.records.extend(before)
+        shown = await room.run()
+
+        assert (shown.skipped, shown.left) == (590, 10)
+
+    run(work)
+
+
+def test_a_fault_of_what_looks_at_pauses_stops_the_batch(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        room = build(Doors().wait, tasks(2), places=2)
+        waiting = iter([""])
+        monkeypatch.setattr(room.actor, "waiting", lambda: next(waiting))
+
+        with pytest.raises(RuntimeError):
+            await room.scheduler.run()
 
     run(work)

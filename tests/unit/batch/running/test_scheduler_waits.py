@@ -17,6 +17,7 @@ from chutes_opencode.batch.running.progress import STOPPED
 from chutes_opencode.errors import (
     ColdModelError,
     ModelNotFoundError,
+    OpenCodeError,
     RateLimitError,
 )
 from chutes_opencode.results import QueryResult
@@ -65,6 +66,27 @@ def test_a_cold_model_pauses_and_the_others_go_on(build: Build) -> None:
 
         assert (shown.done, shown.failed, shown.left) == (40, 0, 0)
         assert len(room.actor.ran) == asked + 20
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "error", [ColdModelError(raw_message="no"), ModelNotFoundError(raw_message="no")]
+)
+def test_an_item_for_which_alone_its_model_is_not_there_stops_no_batch(
+    build: Build, error: OpenCodeError
+) -> None:
+    async def work() -> None:
+        room = build(lambda task: failure(error) if task.item.id == "0" else answer(), tasks(20))
+        running = asyncio.create_task(room.run())
+        await until(lambda: len(room.shelf.records) == 19)
+
+        room.now += 31
+        shown = await running
+
+        assert (shown.done, shown.failed, shown.left, shown.stopped_by) == (19, 1, 0, "")
+        assert [record.id for record in room.shelf.records if record.error] == ["0"]
+        assert room.actor.ran.count("0") == 2
 
     run(work)
 

@@ -22,6 +22,15 @@ def test_it_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["status.json"]  # noqa: PTH208 - hidden ones too
 
 
+def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / ".status.json.new").write_text("x" * 10_000)
+
+    write_status(tmp_path, SHOWN)
+
+    assert read_status(tmp_path) == Status(os.getpid(), SHOWN)
+    assert os.listdir(tmp_path) == ["status.json"]  # noqa: PTH208 - hidden ones too
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pid": null}', '{"pid": "x"}', "null"])
 def test_what_cannot_be_read_is_no_status(tmp_path: Path, text: str) -> None:
     assert read_status(tmp_path) is None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from chutes_opencode.batch import durable
 from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.record import CUT, FAILED, OK, Record
 from chutes_opencode.batch.store.folder import RunFolder
@@ -184,32 +185,6 @@ def test_totals_are_of_results_and_tries(tmp_path: Path) -> None:
     assert in_session.failed_usage == Usage(input=13, num_requests=1)
 
 
-def test_results_that_are_taken_back_run_again_and_their_cost_counts(tmp_path: Path) -> None:
-    with open_run(tmp_path) as store:
-        append(store, record("a"), record("b", FAILED), record("c", FAILED))
-
-        assert store.take_back(lambda each: each.id == "b") == 1
-        assert store.standing(("b", "m", 0), "ab" * 16) == ""
-        assert store.standing(("c", "m", 0), "ab" * 16) == FAILED
-        append(store, record("b", at=2.0))
-
-        assert (store.totals().ok, store.totals().failed) == (2, 1)
-        assert (store.totals().taken_back, store.totals().cost_usd) == (1, 1.0)
-    assert names(tmp_path / "results.jsonl") == ["a", "c", "b"]
-    assert names(tmp_path / "attempts.jsonl") == ["b"]
-
-
-def test_nothing_to_take_back_changes_nothing(tmp_path: Path) -> None:
-    with open_run(tmp_path) as store:
-        append(store, record("a"))
-        before = (tmp_path / "results.jsonl").stat().st_ino
-
-        assert store.take_back(lambda _: False) == 0
-
-    assert (tmp_path / "results.jsonl").stat().st_ino == before
-    assert not list(tmp_path.glob(".*.new"))
-
-
 def test_secrets_are_masked_but_for_the_key(tmp_path: Path) -> None:
     register_secret("hunter2-hunter2")
     secret = "it is hunter2-hunter2"
@@ -237,6 +212,18 @@ def test_the_folder_and_those_above_it_are_made(tmp_path: Path) -> None:
     open_run(tmp_path / "runs" / "today").close()
 
     assert read_manifest(tmp_path / "runs" / "today") == MANIFEST
+
+
+def test_each_folder_that_is_made_is_made_durably(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
+
+    for _ in range(2):
+        durable.make_folder(tmp_path / "runs" / "today" / "first")
+
+    assert synced == [tmp_path, tmp_path / "runs", tmp_path / "runs" / "today"]
 
 
 def test_what_holds_prompts_is_its_owners_alone(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def changed(text: str, to: str) -> bytes:
         pytest.param(changed('"input":10', '"input":"ten"'), id="its tokens are a text"),
         pytest.param(changed('"input":10,', ""), id="tokens are missing"),
         pytest.param(changed('"error":{', '"error":[{'), id="a broken error"),
+        pytest.param(changed('"message":"broke",', ""), id="an error without a message"),
+        pytest.param(changed('"message":"broke"', '"message":7'), id="its message is a number"),
     ],
 )
 def test_a_damaged_line_in_the_midst_is_moved_away_and_its_item_runs_again(
