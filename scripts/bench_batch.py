@@ -21,12 +21,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chutes_opencode import ChutesOpenCodeLLM, Simulator
+from chutes_opencode import ChutesOpenCodeLLM, Simulator, load_settings
 from chutes_opencode.batch.item import Task
 from chutes_opencode.batch.running.executor import Finished
 from chutes_opencode.batch.running.runner import run_batch
 from chutes_opencode.batch.store.run_store import RunStore
+from chutes_opencode.opencode.binary import find_binary
 from chutes_opencode.results import Exchange, Message, QueryResult, TextPart, Transcript, Usage
+from chutes_opencode.settings import inherited_environment
 
 FEW, MANY = 10_000, 100_000
 CONCURRENCY = 16
@@ -152,6 +154,9 @@ def measure_store(folder: Path, options: argparse.Namespace) -> dict[str, float]
 def measure_engine(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Measure run_batch against amap, with the real opencode, in turns."""
     prompts = [f"{PROMPT}{number}" for number in range(options.prompts)]
+    settings = load_settings()
+    path = inherited_environment()["PATH"]
+    binary = find_binary(settings.opencode_bin, path, settings.home / "opencode")
     taken: dict[str, list[float]] = {"batch": [], "bare": []}
     # Answers take a while, as a model's do: the engine is what is compared, not the simulator.
     scenario = {"rules": [{"model": "sim/echo", "first_byte_delay_s": options.service}]}
@@ -163,6 +168,7 @@ def measure_engine(folder: Path, options: argparse.Namespace) -> dict[str, float
             CHUTES_BASE_URL=simulator.base_url,
             CHUTES_API_TOKEN=simulator.api_token,
             CHUTES_OPENCODE_HOME=home,
+            OPENCODE_BIN=str(binary.path),
         )
         with ChutesOpenCodeLLM("sim/echo", engine="serve", builtin_tools=False) as llm:
 
