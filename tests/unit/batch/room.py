@@ -249,3 +249,7 @@ class Doors:
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(work(), 120))
+
+
+Build = Callable[..., Room]
+"""Builds a room: see the fixture `build`."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from chutes_opencode.batch.item import Task
 from chutes_opencode.batch.running import scheduler
 from chutes_opencode.batch.running.progress import FINISHED, Snapshot
 from chutes_opencode.batch.running.status import read_status
@@ -21,28 +18,14 @@ from chutes_opencode.errors import (
 )
 from tests.unit.batch.room import (
     COST_USD,
-    Actor,
+    Build,
     Doors,
-    Room,
     only,
     run,
     tasks,
     until,
     well,
 )
-
-Build = Callable[..., Room]
-
-
-@pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
-    """Build a room; to be called where a loop runs."""
-    monkeypatch.setattr(scheduler, "TICK_S", 0.005)
-
-    def make(act: Any, given: list[Task], places: int = 4, **fields: Any) -> Room:
-        return Room(Actor(act, places), given, tmp_path, **fields)
-
-    return make
 
 
 def test_every_task_gets_one_record_and_the_counts_are_exact(build: Build, tmp_path: Path) -> None:

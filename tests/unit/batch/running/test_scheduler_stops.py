@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,6 @@ import pytest
 from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.item import Task
 from chutes_opencode.batch.record import Record
-from chutes_opencode.batch.running import scheduler
 from chutes_opencode.batch.running.gates import BATCH_BUDGET, GONE_AFTER
 from chutes_opencode.batch.running.progress import STOPPED, STOPPING
 from chutes_opencode.batch.running.scheduler import BUGS
@@ -26,9 +23,8 @@ from chutes_opencode.errors import (
 from chutes_opencode.results import QueryResult
 from tests.unit.batch.room import (
     COST_USD,
-    Actor,
+    Build,
     Doors,
-    Room,
     answer,
     failure,
     only,
@@ -37,19 +33,6 @@ from tests.unit.batch.room import (
     until,
     well,
 )
-
-Build = Callable[..., Room]
-
-
-@pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
-    """Build a room; to be called where a loop runs."""
-    monkeypatch.setattr(scheduler, "TICK_S", 0.005)
-
-    def make(act: Any, given: list[Task], places: int = 4, **fields: Any) -> Room:
-        return Room(Actor(act, places), given, tmp_path, **fields)
-
-    return make
 
 
 @pytest.mark.parametrize(

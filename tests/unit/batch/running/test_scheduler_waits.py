@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,27 +21,13 @@ from chutes_opencode.results import QueryResult
 from tests.unit.batch.room import (
     COST_USD,
     NOW,
-    Actor,
-    Room,
+    Build,
     answer,
     failure,
     run,
     tasks,
     until,
 )
-
-Build = Callable[..., Room]
-
-
-@pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
-    """Build a room; to be called where a loop runs."""
-    monkeypatch.setattr(scheduler, "TICK_S", 0.005)
-
-    def make(act: Any, given: list[Task], places: int = 4, **fields: Any) -> Room:
-        return Room(Actor(act, places), given, tmp_path, **fields)
-
-    return make
 
 
 def test_a_cold_model_pauses_and_the_others_go_on(build: Build) -> None:
