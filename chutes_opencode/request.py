@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,27 @@ class Params:
     seed: int | None = None
     reasoning_effort: str | None = None
     extra_body: Mapping[str, Any] | None = None
+
+    def updated(self, body: Mapping[str, Any]) -> Params:
+        """Return these parameters with others over them.
+
+        Args:
+            body: By the names of OpenAI's chat body; what is no parameter here goes to
+                `extra_body`, beside what a key of that name holds.
+
+        Raises:
+            ConfigurationError: The key `extra_body` is no mapping.
+        """
+        more = body.get("extra_body") or {}
+        if not isinstance(more, Mapping):
+            raise ConfigurationError(raw_message="params.extra_body must be an object")
+        names = {field.name for field in fields(Params)} - {"extra_body"}
+        known = {name: body[name] for name in names & body.keys()}
+        if isinstance(known.get("stop"), list):
+            known["stop"] = tuple(known["stop"])
+        kept = {key: value for key, value in (self.extra_body or {}).items() if key not in known}
+        rest = {key: body[key] for key in body if key not in names and key != "extra_body"}
+        return replace(self, **known, extra_body={**kept, **rest, **more} or None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,11 +212,8 @@ def read_params(pairs: list[str] | tuple[()], named: dict[str, Any]) -> Params:
     Raises:
         ConfigurationError: A pair without a key.
     """
-    from dataclasses import fields
-
     from chutes_opencode.request import Params
 
-    known = {field.name for field in fields(Params)} - {"extra_body"}
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -224,10 +221,7 @@ def read_params(pairs: list[str] | tuple[()], named: dict[str, Any]) -> Params:
             raise ConfigurationError(raw_message=f"--params {pair!r} is not of the form key=value")
         values[key] = _json_or_text(value)
     values |= {name: value for name, value in named.items() if value is not None}
-    if isinstance(values.get("stop"), list):
-        values["stop"] = tuple(values["stop"])
-    extra = {key: values.pop(key) for key in list(values) if key not in known}
-    return Params(**values, extra_body=extra or None)
+    return Params().updated(values)
 
 
 def _json_or_text(value: str) -> Any:

@@ -46,6 +46,7 @@ def command_settings(*, simulate: bool, **overrides: Any) -> Iterator[Settings]:
     if not simulate:
         yield load_settings(**overrides)
         return
+    from chutes_opencode.catalog.cache import Cache
     from chutes_opencode.simulator import Simulator
 
     with Simulator() as simulator:
@@ -58,17 +59,8 @@ def command_settings(*, simulate: bool, **overrides: Any) -> Iterator[Settings]:
         try:
             yield settings
         finally:
-            _forget_models(settings)
-
-
-def _forget_models(settings: Settings) -> None:
-    """Remove the simulator's list from the cache: no other run has its address."""
-    from chutes_opencode.catalog.cache import Cache
-
-    cache = Cache(settings.home, DEFAULT_PROVIDER, settings.base_url)
-    with suppress(ConfigurationError, OSError):
-        cache.clear()
-        cache.folder.rmdir()
+            with suppress(ConfigurationError):  # no other run has the simulator's address
+                Cache(settings.home, DEFAULT_PROVIDER, settings.base_url).clear()
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from chutes_opencode.options import Options
 if TYPE_CHECKING:
     from chutes_opencode.llm import ChutesOpenCodeLLM
     from chutes_opencode.results import QueryResult
-    from chutes_opencode.settings import Settings
     from chutes_opencode.simulator import Simulator
 
 MEASURED_PROMPTS = 3
@@ -180,7 +179,8 @@ def _copy(llm: ChutesOpenCodeLLM, simulator: Simulator, engine: str) -> Iterator
         with made:
             yield made
     finally:
-        _forget_models(made.settings)
+        with suppress(ConfigurationError):  # no other run has the simulator's address
+            Cache(made.settings.home, _PROVIDER, made.settings.base_url).clear()
 
 
 def _ask(copy: ChutesOpenCodeLLM, samples: Iterable[Sample], *, places: int) -> list[QueryResult]:
@@ -205,11 +205,3 @@ def _row(model: Model) -> dict[str, Any]:
         "supported_features": list(model.features),
     }
     return {name: value for name, value in row.items() if value is not None}
-
-
-def _forget_models(settings: Settings) -> None:
-    """Remove the simulator's list from the cache: no other run has its address."""
-    cache = Cache(settings.home, _PROVIDER, settings.base_url)
-    with suppress(ConfigurationError, OSError):
-        cache.clear()
-        cache.folder.rmdir()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -101,15 +100,7 @@ def params_of(values: Mapping[str, Any]) -> Params:
         InvalidRequestError: One is no JSON.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    more = given.pop("extra_body", {})
-    if not isinstance(more, Mapping):
-        raise ConfigurationError(raw_message="params.extra_body must be an object")
-    known = {field.name for field in fields(Params)}
-    named = {name: value for name, value in given.items() if name in known}
-    if isinstance(named.get("stop"), list):
-        named["stop"] = tuple(named["stop"])
-    extra = {name: value for name, value in given.items() if name not in known} | dict(more)
-    params = Params(**named, extra_body=extra or None)
+    params = Params().updated(given)
     check_params(params)
     body_options(params)
     return params

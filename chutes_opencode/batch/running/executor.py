@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 FIRST_LIMIT = 16
 # For so long the account's name is not looked up again: the key may have to be read from a file.
 ACCOUNT_SECONDS = 1.0
-_PARAMS = ("temperature", "top_p", "max_tokens", "stop", "seed", "reasoning_effort")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +244,7 @@ class LlmExecutor:
         if not item.params:
             return None
         base = self.defaults.get("params") or self.llm.options.params
-        known = {name: item.params[name] for name in _PARAMS if name in item.params}
-        rest = {name: value for name, value in item.params.items() if name not in _PARAMS}
-        body = {name: value for name, value in (base.extra_body or {}).items() if name not in known}
-        if isinstance(known.get("stop"), list):
-            known["stop"] = tuple(known["stop"])
-        return replace(base, **known, extra_body={**body, **rest} or None)
+        return base.updated(item.params)
 
     def _limiter(self) -> LimiterStats | None:
         """Return what is known of the account; None: nothing is asked of it now.
