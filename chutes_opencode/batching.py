@@ -166,6 +166,7 @@ def failed_result(error: OpenCodeError) -> QueryResult:
 
 
 def _unsent(index: int, cause: AccountError) -> QueryResult:
-    error = type(cause)(cause.node_id, -1, f"not sent: {cause.raw_message}", hint=cause.hint)
+    message = f"not sent: {cause.raw_message}"
+    error = type(cause)(cause.node_id, -1, message, hint=cause.hint, status=cause.status)
     error.__cause__ = cause
     return replace(failed_result(error), index=index)

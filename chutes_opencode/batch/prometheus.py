@@ -52,6 +52,8 @@ def _all(snapshot: Snapshot) -> Iterator[tuple[str, str, _Samples]]:
         "projected_usd", "Cost of the whole run, if all goes on so.", snapshot.projected_usd
     )
     yield from _single("eta_seconds", "Time left, if all goes on so.", snapshot.eta_s)
+    yield from _single("workers", "Workers of a cluster; 0: one process.", snapshot.workers)
+    yield from _single("resent", "Prompts that were sent again, all sessions.", snapshot.resent)
     yield from _single("started_timestamp_seconds", "When it started.", snapshot.started_at)
     yield from _single("updated_timestamp_seconds", "When this was true.", snapshot.updated_at)
 

@@ -62,7 +62,8 @@ class Record:
         queued_s: Seconds of that spent waiting for a free place.
         first_token_s: Seconds from the first model request to its first byte; None: none came.
         metadata: The item's.
-        transcript: Where the transcript is: "FILE:OFFSET" below `transcripts/`; None: not kept.
+        transcript: Where the transcript is: "FILE:OFFSET" below `transcripts/`, or, of a result in
+            a shard, "SHARD/FILE:OFFSET" below that one's; None: not kept.
     """
 
     id: str

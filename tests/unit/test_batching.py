@@ -226,7 +226,7 @@ def test_a_concurrency_that_runs_nothing_is_refused(concurrency: Any) -> None:
 def test_after_an_account_error_the_rest_is_not_sent(
     cls: type[AuthenticationError] | type[BillingError],
 ) -> None:
-    refusal = cls("node", -1, "no balance", hint="Pay.")
+    refusal = cls("node", -1, "no balance", hint="Pay.", status=401)
     refusal.result = result("", error=refusal)
     asker = Asker({"b": refusal})
 
@@ -238,7 +238,7 @@ def test_after_an_account_error_the_rest_is_not_sent(
     for unsent in results[2:]:
         assert type(unsent.error) is cls
         assert unsent.error.raw_message == "not sent: no balance"
-        assert unsent.error.hint == "Pay."
+        assert (unsent.error.hint, unsent.error.status) == ("Pay.", 401)
         assert unsent.error.__cause__ is refusal
 
 

@@ -82,8 +82,8 @@ def spread_over(samples: Sequence[Sample], count: int) -> list[Sample]:
 def expected_outputs(
     llm: ChutesOpenCodeLLM,
     samples: Sequence[Sample],
-    out_dir: Path | None,
-    like: Path | None,
+    out_dir: Path | str | None,
+    like: Path | str | None,
     *,
     simulate: bool,
 ) -> Outputs:

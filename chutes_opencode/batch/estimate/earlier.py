@@ -7,15 +7,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Self
 
 from chutes_opencode.batch.record import OK, Record
 from chutes_opencode.batch.store.journal import read_lines
+from chutes_opencode.batch.store.lines import RESULTS
 from chutes_opencode.batch.store.record_json import from_line
+from chutes_opencode.batch.store.run_place import VIEW, open_place
+from chutes_opencode.batch.store.shard_files import result_files
 from chutes_opencode.errors import ConfigurationError
 
-RESULTS = "results.jsonl"
 MAX_RECORDS = 100_000
 """How many results are looked at: their numbers are held in memory."""
 
@@ -62,11 +65,11 @@ class Earlier:
     seconds: float
 
 
-def read_earlier(folder: Path, *, must_exist: bool = False) -> dict[str, Earlier]:
+def read_earlier(place: Path | str, *, must_exist: bool = False) -> dict[str, Earlier]:
     """Read what the answers of a run used.
 
     Args:
-        folder: The run's.
+        place: The run's folder or URL.
         must_exist: Whether it is an error if there are none.
 
     Returns:
@@ -75,11 +78,12 @@ def read_earlier(folder: Path, *, must_exist: bool = False) -> dict[str, Earlier
     Raises:
         ConfigurationError: The results cannot be read, or there are none.
     """
-    path = folder / RESULTS
-    found = summarise(_records(path)) if path.exists() else {}
+    run = open_place(place, VIEW)
+    run.pull()
+    found = summarise(_records(run.folder))
     if must_exist and not found:
         raise ConfigurationError(
-            raw_message=f"{folder} holds no answers to learn from",
+            raw_message=f"{place} holds no answers to learn from",
             hint="Name the folder of a run that has answers in its results.jsonl.",
         )
     return found
@@ -115,9 +119,9 @@ def _earlier(
     )
 
 
-def _records(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(read_lines(path)):
-        if number == MAX_RECORDS:
-            return
-        with suppress(ValueError):  # a line that is not ours
+def _records(run: Path) -> Iterator[Record]:
+    """Yield results, of the run's shards too; a line that is not ours is passed over."""
+    paths = (path for path in (run / RESULTS, *result_files(run)) if path.exists())
+    for line in islice(chain.from_iterable(map(read_lines, paths)), MAX_RECORDS):
+        with suppress(ValueError):
             yield from_line(line)

@@ -61,12 +61,12 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
     memory, and what the page holds.
 
     Args:
-        run_dir: The run's folder.
-        out: The file; None: report.html in the folder. A report that is there is replaced,
-            anything else is not.
+        run_dir: The run's folder or URL.
+        out: The file; None: report.html in the folder, or at the URL. A report that is there is
+            replaced, anything else is not.
 
     Returns:
-        The file.
+        The file; of one at a URL, the copy on this machine.
 
     Raises:
         ConfigurationError: plotly is missing, the folder holds no run, another file stands in
@@ -95,6 +95,8 @@ def write_report(run_dir: Path | str, out: Path | str | None = None) -> Path:
     with storing(path):
         write_draft(path, pieces)
         adopt_draft(path)
+    if out is None:
+        folder.publish(NAME)
     return path
 
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from chutes_opencode import background
 from chutes_opencode.arguments import PromptArguments
 from chutes_opencode.batch.item import BatchItem, Task
+from chutes_opencode.batch.record import Record
 from chutes_opencode.batching import failed_result
 from chutes_opencode.errors import ConfigurationError, OpenCodeError
 from chutes_opencode.events import Done, Event, PromptCancelled, PromptFailed, RequestStarted
@@ -40,10 +41,13 @@ class Finished:
     Attributes:
         result: With the failure in `error`, if it failed.
         diff: What the agent changed in the item's repository; None: it has none.
+        stored: Its record, if it is durable in a shard of the run already; only an answer may be.
+            What it says in words may be left out: it is counted, and not written again.
     """
 
     result: QueryResult
     diff: str | None = None
+    stored: Record | None = None
 
 
 class CutError(Exception):
@@ -85,6 +89,101 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """End what still runs."""
+
+
+STARTING, READY, DRAINING, LOST = "starting", "ready", "draining", "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """The run that an executor with workers of its own is to work for. Picklable, no secret in it.
+
+    Attributes:
+        place: The run's folder or URL, for `ShardWriter.open`.
+        run_id: Names the run among others.
+        transcripts: Of which tasks a transcript is kept: "all", "failed" or "none".
+        max_cost_usd: US dollars for the whole run; None: no limit.
+        spent_usd: What earlier sessions of the run have cost.
+        defaults: Arguments of every prompt; an item's own go over them.
+        concurrency: Prompts at once at most, as the caller gave it; None: as is usual.
+    """
+
+    place: str
+    run_id: str
+    transcripts: str = "all"
+    max_cost_usd: float | None = None
+    spent_usd: float = 0.0
+    defaults: PromptArguments = field(default_factory=PromptArguments)
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker of an executor, as it is seen.
+
+    Attributes:
+        name: Tells it from the others.
+        node: The machine that it works on.
+        in_flight: Tasks that it runs now.
+        done: Tasks that it has finished for this run.
+        state: "starting", "ready", "draining" (it takes no task any more) or "lost".
+    """
+
+    name: str
+    node: str
+    in_flight: int = 0
+    done: int = 0
+    state: str = READY
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorStats:
+    """How an executor's workers do.
+
+    Attributes:
+        workers: All that there are, and those that were lost if it still knows them.
+        resent: Tasks of this run that were sent to another worker, because theirs was lost.
+    """
+
+    workers: tuple[WorkerView, ...] = ()
+    resent: int = 0
+
+    @property
+    def working(self) -> int:
+        """How many workers there are, the lost ones left out."""
+        return sum(worker.state != LOST for worker in self.workers)
+
+
+@runtime_checkable
+class RunExecutor(Executor, Protocol):
+    """An executor whose workers write answers into shards of the run themselves.
+
+    It writes into shards of fresh names only: those of earlier sessions are closed when a run is
+    opened, and those of this one when it ends.
+    """
+
+    async def begin(self, start: RunStart) -> None:
+        """Get ready for a run; called once for each, before its first task, if there is one.
+
+        Raises:
+            OpenCodeError: It cannot work for this run; nothing was spent.
+        """
+
+    def stats(self) -> ExecutorStats:
+        """Tell how the workers do; quick, asked twice a second."""
+        ...
+
+    def opencode_version(self) -> str:
+        """Return the version of opencode that the workers use; "": none, or not known yet.
+
+        Asked before `begin`.
+        """
+        ...
+
+
+def stats_of(executor: Executor) -> ExecutorStats:
+    """Return how an executor's workers do; nothing, if it has none of its own."""
+    return executor.stats() if isinstance(executor, RunExecutor) else ExecutorStats()
 
 
 @dataclass(slots=True, eq=False)

@@ -2,8 +2,9 @@
 
 ======================================  =========================================================
 AuthenticationError, BillingError       the batch stops: every further item would meet it, too
-LimitExceededError of a shared budget   so does it
-OpenCodeNotFoundError                   so does it
+LimitExceededError of a shared budget   so does it; but if one answer went on beyond its own bound,
+                                        that is the item's: the next one is told what is left
+OpenCodeNotFoundError, NoWorkerError    so does it
 ModelNotFoundError                      asked again soon; from three tasks in a row, the model is
                                         closed. No model left: the batch stops
 ColdModelError                          the model is paused for 30, 60 … 300 s, after which one
@@ -34,6 +35,7 @@ from chutes_opencode.errors import (
     ColdModelError,
     LimitExceededError,
     ModelNotFoundError,
+    NoWorkerError,
     OpenCodeError,
     OpenCodeNotFoundError,
     RateLimitError,
@@ -82,8 +84,8 @@ class Stop:
     """Begin no task any more; the failed one is left for the next resume.
 
     Attributes:
-        reason: "authentication", "billing", "budget", "opencode", "models" (none is left) or
-            "rate limit".
+        reason: "authentication", "billing", "budget", "opencode", "models" or "workers" (none is
+            left), or "rate limit".
         error: What it is about.
     """
 
@@ -320,8 +322,11 @@ def _stops(error: OpenCodeError) -> str:
         return "billing"
     if isinstance(error, OpenCodeNotFoundError):
         return "opencode"
-    shared = isinstance(error, LimitExceededError) and error.limit in _SHARED_LIMITS
-    return "budget" if shared else ""
+    if isinstance(error, NoWorkerError):
+        return "workers"
+    if isinstance(error, LimitExceededError) and error.limit in _SHARED_LIMITS:
+        return "" if error.overrun else "budget"
+    return ""
 
 
 def _answers_others(gate: _Gate, ticket: Ticket) -> bool:

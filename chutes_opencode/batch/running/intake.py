@@ -14,6 +14,7 @@ from chutes_opencode.batch.items.dataset import Dataset
 from chutes_opencode.batch.items.layout import Layout
 from chutes_opencode.batch.items.sources import FileFormat, Source
 from chutes_opencode.batch.record import FAILED, Record
+from chutes_opencode.batch.running.executor import Executor, RunExecutor
 from chutes_opencode.batch.store.manifest import Manifest, new_run_id
 from chutes_opencode.batch.store.run_store import RunStore
 from chutes_opencode.engine_set import choose_engine, default_places
@@ -95,8 +96,16 @@ class Terms:
     no_model: ConfigurationError | None = None
 
 
-async def look_up(llm: ChutesOpenCodeLLM, options: BatchOptions) -> Terms:
+async def look_up(
+    llm: ChutesOpenCodeLLM, options: BatchOptions, executor: Executor | None = None
+) -> Terms:
     """Look up what the batch will need; nothing is spent. Runs on the background loop.
+
+    Args:
+        llm: What answers.
+        options: How the batch is run.
+        executor: What runs the tasks; one with workers of its own has its opencode there, and none
+            is needed here.
 
     Raises:
         ConfigurationError: No price for a budget, no opencode.
@@ -114,7 +123,9 @@ async def look_up(llm: ChutesOpenCodeLLM, options: BatchOptions) -> Terms:
         _require_relay(llm)
     engine = choose_engine(llm.options, single=False)
     opencode = ""
-    if engine != "direct":  # a binary that is new is started: others' prompts go on meanwhile
+    if isinstance(executor, RunExecutor):
+        opencode = executor.opencode_version()
+    elif engine != "direct":  # a binary that is new is started: others' prompts go on meanwhile
         opencode = await asyncio.to_thread(_opencode_version, llm)
     instances = models[own].id if own and not options.models else None
     return Terms(
@@ -237,7 +248,7 @@ def check_items(
 
 def open_run(
     source: Source,
-    folder: Path,
+    place: Path | str,
     options: BatchOptions,
     terms: Terms,
     on_progress: Callable[[int], object] | None = None,
@@ -246,7 +257,7 @@ def open_run(
 
     Args:
         source: The items.
-        folder: The run's.
+        place: The run's folder or URL.
         options: How it is run.
         terms: What it is begun with.
         on_progress: Called with the number of rows that were checked, now and then.
@@ -255,9 +266,9 @@ def open_run(
         ConfigurationError: Another process works there, the items are no items, one has no model,
             or the run was begun with settings that make other answers.
     """
-    store = RunStore.open(folder)
+    store = RunStore.open(place)
     try:
-        dataset = check_items(source, folder, options, on_progress)
+        dataset = check_items(source, store.path, options, on_progress)
         # Read once more only here, where each item has to bring its own; the first that does not
         # ends it.
         if terms.no_model and any(item.model is None for item in dataset.items()):

@@ -40,6 +40,9 @@ class Snapshot:
         state: "running", "stopping" (what runs is finished, nothing new begun), "finished" (all
             tasks have a result) or "stopped".
         stopped_by: Why it stops or stopped; "": it does not.
+        workers: Workers of a cluster; 0: it runs in this process alone.
+        resent: About how many prompts of the whole run were sent again because what ran them was
+            lost: a worker, or the process of an earlier session.
     """
 
     total: int = 0
@@ -58,11 +61,25 @@ class Snapshot:
     updated_at: float = 0.0
     state: str = RUNNING
     stopped_by: str = ""
+    workers: int = 0
+    resent: int = 0
 
     @property
     def left(self) -> int:
         """Tasks without a result."""
         return self.total - self.done - self.failed - self.skipped
+
+
+def sent_in_vain(last: Snapshot | None) -> int:
+    """Return how many prompts of a run were sent in vain, given what its last session told.
+
+    Args:
+        last: None: there was none. What ran when a process was killed has to be sent again.
+    """
+    if last is None:
+        return 0
+    broken_off = last.state in (RUNNING, STOPPING)
+    return last.resent + (last.in_flight if broken_off else 0)
 
 
 @dataclass(slots=True)
@@ -86,6 +103,8 @@ class Meter:
         skipped: Answers of earlier sessions.
         spent_usd: US dollars of the whole run.
         errors: Failures of this session by the class of their error.
+        resent_before: Prompts that were sent again before, or have to be now because the last
+            session was broken off.
     """
 
     def __init__(self, total: int, *, now: float, spent_usd: float = 0.0) -> None:
@@ -104,6 +123,7 @@ class Meter:
         self.skipped = 0
         self.spent_usd = spent_usd
         self.errors: Counter[str] = Counter()
+        self.resent_before = 0
         self._finished_usd = 0.0
         self._finished = 0
         self._seconds: deque[_Second] = deque()
@@ -143,6 +163,8 @@ class Meter:
         waiting: str = "",
         state: str = RUNNING,
         stopped_by: str = "",
+        workers: int = 0,
+        resent: int = 0,
     ) -> Snapshot:
         """Return how far the batch is.
 
@@ -152,6 +174,8 @@ class Meter:
             waiting: What is waited for.
             state: See `Snapshot`.
             stopped_by: See `Snapshot`.
+            workers: See `Snapshot`.
+            resent: Prompts that were sent again in this session.
         """
         self._forget(now)
         span = min(WINDOW_S, max(now - self.started_at, 1.0))
@@ -174,6 +198,8 @@ class Meter:
             updated_at=now,
             state=state,
             stopped_by=stopped_by,
+            workers=workers,
+            resent=self.resent_before + resent,
         )
 
     def _second(self, now: float) -> _Second:

@@ -44,6 +44,7 @@ class TaskReader:
         self._iterator: Iterator[Task] | None = None
         self._first = True
         self._changed = Fingerprints()
+        self._ahead: list[Task] = []
         self._pool = ThreadPoolExecutor(1, "chutes-opencode-items")
         self.skipped = 0
         self.failed = 0
@@ -63,6 +64,13 @@ class TaskReader:
         self._iterator, self._first, self.ended = None, False, False
         self._changed = Fingerprints()
 
+    async def look_ahead(self) -> bool:
+        """Tell whether there is anything to run; what was read for it comes with the next `read`.
+
+        To be asked before the first `read`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._look_ahead)
+
     async def read(self, count: int) -> list[Task]:
         """Return up to `count` tasks without a result; maybe none before the end, too."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, count)
@@ -71,15 +79,28 @@ class TaskReader:
         """End the thread."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _look_ahead(self) -> bool:
+        exhausted = False
+        while not (self._ahead or exhausted):
+            self._ahead, exhausted = self._scan(1)
+        return bool(self._ahead or self._changed)
+
     def _read(self, count: int) -> list[Task]:
+        ahead, self._ahead = self._ahead, []
+        if len(ahead) >= count:
+            return ahead
+        found, self.ended = self._scan(count - len(ahead))
+        return ahead + found
+
+    def _scan(self, count: int) -> tuple[list[Task], bool]:
+        """Return up to `count` tasks without a result, and whether there are no more."""
         if self._iterator is None:
             self._iterator = self._tasks()
         found: list[Task] = []
         for _ in range(SCANNED):
             task = next(self._iterator, None)
             if task is None:
-                self.ended = True
-                break
+                return found, True
             if status := self._standing(task):
                 self._count(status)
             elif self._is_changed(task):
@@ -88,7 +109,7 @@ class TaskReader:
                 found.append(task)
                 if len(found) == count:
                     break
-        return found
+        return found, False
 
     def _count(self, status: str) -> None:
         if not self._first:  # it may have got its result a moment ago

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from chutes_opencode.batch.running.progress import Snapshot
-from chutes_opencode.batch.running.status import write_status
+from chutes_opencode.batch.running.status import NAME, write_status
 
 STATUS_S = 1.0
+PUBLISH_S = 5.0
 # How long the end of a batch waits for a caller whose `on_progress` does not return.
 LAST_S = 10.0
 
@@ -21,13 +22,21 @@ OnProgress = Callable[[Snapshot], object]
 class Reporter:
     """Tells how far the batch is, one snapshot at a time; what fails here ends no batch."""
 
-    def __init__(self, folder: Path, on_progress: OnProgress | None, log: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_progress: OnProgress | None,
+        log: Any,
+        publish: Callable[[str], object] = lambda _name: None,
+    ) -> None:
         """Tell nothing yet.
 
         Args:
             folder: The run's.
             on_progress: The caller's; None: nobody listens.
             log: Gets the first failure of each kind.
+            publish: Is given the name of the file when it was written, now and then: it brings it
+                to the run's URL.
         """
         self._folder = folder
         self._on_progress = on_progress
@@ -35,6 +44,8 @@ class Reporter:
         self._warned: set[str] = set()
         self._telling: asyncio.Future[None] | None = None
         self._written = 0.0
+        self._publish = publish
+        self._published = 0.0
 
     def offer(self, snapshot: Snapshot) -> None:
         """Tell it, unless the last one is still being told."""
@@ -44,10 +55,11 @@ class Reporter:
     async def last(self, snapshot: Snapshot) -> None:
         """Tell the batch's end; return when it was told, or `on_progress` takes too long."""
         if await self._told():
-            self._written = 0.0
+            self._written = self._published = 0.0
             self.offer(snapshot)
             await self._told()
         else:  # at least whoever looks at the file is told
+            self._published = 0.0
             await asyncio.to_thread(self._write, snapshot)
 
     async def _told(self) -> bool:
@@ -73,6 +85,10 @@ class Reporter:
     def _write(self, snapshot: Snapshot) -> None:
         try:
             write_status(self._folder, snapshot)
+            now = time.monotonic()
+            if not self._published or now - self._published >= PUBLISH_S:
+                self._published = now
+                self._publish(NAME)
         except Exception as error:  # noqa: BLE001 - the store meets it too, where it matters
             self._warn("status.json cannot be written", error)
 

@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from chutes_opencode import background
-from chutes_opencode.arguments import check_names
+from chutes_opencode.arguments import PromptArguments, check_names
 from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.items.layout import Layout
 from chutes_opencode.batch.items.sources import open_source
 from chutes_opencode.batch.repositories.worktrees import Worktrees
-from chutes_opencode.batch.running.executor import Executor, LlmExecutor
+from chutes_opencode.batch.running.executor import (
+    Executor,
+    LlmExecutor,
+    RunExecutor,
+    RunStart,
+    stats_of,
+)
 from chutes_opencode.batch.running.gates import BATCH_BUDGET, MAX_PAUSE_S, Gates
 from chutes_opencode.batch.running.intake import (
     BatchOptions,
@@ -26,12 +32,14 @@ from chutes_opencode.batch.running.intake import (
     open_run,
     run_settings,
 )
-from chutes_opencode.batch.running.progress import Meter
+from chutes_opencode.batch.running.progress import Meter, sent_in_vain
 from chutes_opencode.batch.running.reading import TaskReader
 from chutes_opencode.batch.running.reporting import OnProgress, Reporter
 from chutes_opencode.batch.running.scheduler import Scheduler
-from chutes_opencode.batch.running.stop import GO, StopSwitch
+from chutes_opencode.batch.running.status import read_status
+from chutes_opencode.batch.running.stop import GO, StopSwitch, unless_stopped
 from chutes_opencode.batch.running.summary import BatchSummary, BrokenRunError
+from chutes_opencode.batch.store.run_place import WORK, open_place
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.limits import Budget
 from chutes_opencode.logs import make_logger
@@ -109,7 +117,8 @@ def run_batch(
         items: A path (.jsonl, .csv, .tsv, .parquet), "-" (stdin), an iterable of prompts, mappings
             or `BatchItem`s, or a DataFrame.
         llm: What answers; None where an executor is given.
-        out_dir: The run's folder: results.jsonl has a line for each finished prompt.
+        out_dir: The run's folder: results.jsonl has a line for each finished prompt. Or an fsspec
+            URL (s3://…, gs://…): results are objects there, in `shards/`.
         **arguments: See `BatchArguments`.
 
     Returns:
@@ -123,7 +132,7 @@ def run_batch(
         ModelNotFoundError: The provider lists no such model; nothing was spent.
         AuthenticationError: No key; nothing was spent.
     """
-    return background.Job(_run(items, llm, Path(out_dir), arguments)).result()
+    return background.Job(_run(items, llm, out_dir, arguments)).result()
 
 
 async def arun_batch(
@@ -137,7 +146,7 @@ async def arun_batch(
     A cancelled call has ended everything that it had started when it returns; the same call again
     goes on.
     """
-    return await background.Job(_run(items, llm, Path(out_dir), arguments)).join()
+    return await background.Job(_run(items, llm, out_dir, arguments)).join()
 
 
 def batch_options(arguments: BatchArguments) -> BatchOptions:
@@ -180,26 +189,29 @@ class _InterruptedError(Exception):
 
 
 async def _run(
-    items: Any, llm: ChutesOpenCodeLLM | None, folder: Path, arguments: BatchArguments
+    items: Any, llm: ChutesOpenCodeLLM | None, out_dir: Path | str, arguments: BatchArguments
 ) -> BatchSummary:
     """Run a batch, on the background loop."""
     began = time.time()
     options = batch_options(arguments)
     stop = arguments.get("stop") or StopSwitch()
     if llm is not None:
-        terms = await look_up(llm, options)
+        terms = await look_up(llm, options, arguments.get("executor"))
     elif arguments.get("executor") is not None:
         terms = Terms(settings=run_settings(options))
     else:
         raise ConfigurationError(raw_message="a batch needs an instance, or an executor")
     source = open_source(items, options.format)
-    opening = partial(open_run, source, folder, options, terms)
+    opening = partial(open_run, source, out_dir, options, terms)
     try:
         async with _opened(opening, stop) as run:
             batch = _Batch(run, llm, options, terms, arguments, stop)
             return await batch.run(began)
     except _InterruptedError:
-        return BatchSummary(folder, duration_s=time.time() - began, stopped_by="interrupt")
+        place = open_place(out_dir, WORK)
+        return BatchSummary(
+            place.folder, place=place.text, duration_s=time.time() - began, stopped_by="interrupt"
+        )
 
 
 @asynccontextmanager
@@ -246,7 +258,7 @@ class _Batch:
         stop: StopSwitch,
     ) -> None:
         self._store, self._dataset = run.store, run.dataset
-        self._options = options
+        self._options, self._stop = options, stop
         settings = None if llm is None else llm.settings
         self._log = (
             make_logger("chutes_opencode")
@@ -256,18 +268,22 @@ class _Batch:
         for sentence in self._store.mended:
             self._log.warning("the run was mended", what=sentence)
         spent = self._store.totals().cost_usd
-        self._executor = arguments.get("executor")
-        self._own = None
-        if self._executor is None and llm is not None:
-            self._own = self._executor = _executor(llm, options, terms, spent)
-        assert self._executor is not None
+        given, self._own = arguments.get("executor"), None
+        if given is None and llm is not None:
+            given = self._own = _executor(llm, options, terms, spent)
+        assert given is not None
+        self._executor: Executor = given
         self._meter = Meter(self._dataset.task_count, now=time.time(), spent_usd=spent)
+        earlier = read_status(self._store.path)
+        self._meter.resent_before = sent_in_vain(earlier.snapshot if earlier else None)
         self._reader = TaskReader(
             self._dataset.tasks,
             lambda task: self._store.standing(task.key, task.item.content_hash),
             lambda task: self._store.changed(task.key, task.item.content_hash),
         )
-        self._reporter = Reporter(self._store.path, arguments.get("on_progress"), self._log)
+        self._reporter = Reporter(
+            self._store.path, arguments.get("on_progress"), self._log, self._store.publish
+        )
         self._scheduler = Scheduler(
             reader=self._reader,
             store=self._store,
@@ -283,7 +299,7 @@ class _Batch:
     async def run(self, began: float) -> BatchSummary:
         """Run it; `began` is when the call did, seconds since the epoch."""
         try:
-            await self._scheduler.run()
+            await self._work()
             if not self._meter.left:
                 await asyncio.to_thread(self._store.finish)
         except StoreError as error:
@@ -298,6 +314,37 @@ class _Batch:
                 if self._own is not None:
                     await self._own.close()
         return self._summary(began)
+
+    async def _work(self) -> None:
+        """Run the tasks; workers that store answers themselves are told of the run, and its end."""
+        executor = self._executor
+        if not isinstance(executor, RunExecutor):
+            await self._scheduler.run()
+            return
+        await unless_stopped(self._begin(executor), self._stop)
+        try:
+            await self._scheduler.run()
+        finally:
+            for sentence in await asyncio.to_thread(self._store.close_shards):
+                self._log.warning("the run was mended", what=sentence)
+
+    async def _begin(self, executor: RunExecutor) -> None:
+        """Have its workers started, unless all is done: they take long to come."""
+        if await self._reader.look_ahead():
+            await executor.begin(self._run_start())
+
+    def _run_start(self) -> RunStart:
+        options, manifest = self._options, self._store.manifest
+        assert manifest is not None
+        return RunStart(
+            place=self._store.address,
+            run_id=manifest.run_id,
+            transcripts=options.transcripts,
+            max_cost_usd=options.max_cost_usd,
+            spent_usd=self._meter.spent_usd,
+            defaults=_defaults(options),
+            concurrency=options.concurrency,
+        )
 
     def _summary(self, began: float) -> BatchSummary:
         meter, totals = self._meter, self._store.totals()
@@ -317,6 +364,8 @@ class _Batch:
             duration_s=time.time() - began,
             stopped_by=self._scheduler.stopped_by,
             stop_error=self._scheduler.stop_error,
+            resent=self._meter.resent_before + stats_of(self._executor).resent,
+            place=self._store.place,
         )
 
 
@@ -326,12 +375,17 @@ def _executor(
     budget = None
     if options.max_cost_usd is not None:
         budget = Budget(BATCH_BUDGET, options.max_cost_usd, spent_usd=spent_usd)
-    schema = options.output_schema
     home, temp = llm.settings.home, llm.settings.temp_dir
     return LlmExecutor(
         llm,
         options.concurrency or terms.places,
         budget=budget,
-        defaults={} if schema is None else {"output_schema": schema},
+        defaults=_defaults(options),
         worktrees=Worktrees(home / "repositories", temp),
     )
+
+
+def _defaults(options: BatchOptions) -> PromptArguments:
+    """Return the arguments that every prompt of the batch has."""
+    schema = options.output_schema
+    return {} if schema is None else {"output_schema": schema}

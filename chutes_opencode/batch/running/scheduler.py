@@ -13,12 +13,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.item import Task
 from chutes_opencode.batch.record import CUT, FAILED, Record
-from chutes_opencode.batch.running.executor import CutError, Executor, Finished
+from chutes_opencode.batch.running.executor import CutError, Executor, Finished, stats_of
 from chutes_opencode.batch.running.gates import Gates, Keep, Leave, Requeue, Stop, Ticket
 from chutes_opencode.batch.running.parking import Parking, Work
 from chutes_opencode.batch.running.progress import (
@@ -30,37 +30,22 @@ from chutes_opencode.batch.running.progress import (
     Snapshot,
 )
 from chutes_opencode.batch.running.reading import TaskReader
+from chutes_opencode.batch.running.record_store import RecordStore
 from chutes_opencode.batch.running.reporting import Reporter
 from chutes_opencode.batch.running.stop import FINISH, GO, NOW, StopSwitch
 from chutes_opencode.batch.store.record_json import record_of
 from chutes_opencode.batching import failed_result
 from chutes_opencode.errors import OpenCodeError, UnknownOpenCodeError
-from chutes_opencode.results import QueryResult
 
 TICK_S = 0.5  # how often places, paused models and the progress are looked at anew
 # Records that may wait for the disk: enough that one write takes many, where answers are quick.
 SETTLING = 256
 PARKED = 1_000  # tasks of paused models in memory; further ones are read once more at the end
+CUTS = 20  # a task whose machine had to end so often is left for the next resume
 BUGS = 10  # an executor that fails in its own way so often in a row will go on doing so
 # A stop that lets prompts finish counts what is left, for so many seconds and so many tasks a look.
 COUNT_S = 5.0
 COUNTED = 1_000
-
-
-class RecordStore(Protocol):
-    """Where records become durable."""
-
-    async def append(self, record: Record, result: QueryResult | None) -> object:
-        """Return once the record, and the transcript of the result, are durable."""
-        ...
-
-    async def cut(self, record: Record) -> object:
-        """Return once the record of a try that does not count is durable."""
-        ...
-
-    def take_back(self, predicate: Callable[[Record], bool]) -> int:
-        """Make results void, so that their tasks may run again; return how many."""
-        ...
 
 
 class Scheduler:
@@ -162,12 +147,15 @@ class Scheduler:
         state = RUNNING if self._level == GO else STOPPING
         if ended:
             state = STOPPED if self._meter.left else FINISHED
+        stats = stats_of(self._executor)
         return self._meter.snapshot(
             self._clock(),
             in_flight=len(self._running),
             waiting="" if ended else self._executor.waiting() or self._gates.waiting(self._clock()),
             state=state,
             stopped_by=self.stopped_by,
+            workers=stats.working,
+            resent=stats.resent,
         )
 
     async def _end(self, ticker: asyncio.Task[None]) -> None:
@@ -336,6 +324,9 @@ class Scheduler:
         except CutError as cut:
             self._gates.dropped(ticket)
             await self._cut(record_of(work.task, cut.finished.result, started_at=started_at))
+            if self._level == GO and work.requeued < CUTS:  # nobody asked: its machine had to end
+                now, count = self._clock(), work.requeued + 1
+                self._parking.put(Work(work.task, count, now, ticket.since))
             return
         me = asyncio.current_task()
         assert me is not None
@@ -364,6 +355,11 @@ class Scheduler:
         self, work: Work, ticket: Ticket, finished: Finished, started_at: float
     ) -> None:
         """Record what a task came to, or have it run again."""
+        if (stored := finished.stored) is not None:
+            self._gates.succeeded(ticket)
+            counted = stored if self._store.note(stored) else replace(stored, status=CUT)
+            self._meter.add(counted, self._clock())
+            return
         error = finished.result.error
         record = record_of(work.task, finished.result, started_at=started_at, diff=finished.diff)
         if error is None:

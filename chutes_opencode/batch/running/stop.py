@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 GO, FINISH, NOW = 0, 1, 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -61,6 +63,30 @@ class StopSwitch:
         self.level = max(self.level, min(level, NOW))
         for wake in self._listeners:
             wake()
+
+
+async def unless_stopped(work: Coroutine[Any, Any, object], switch: StopSwitch) -> None:
+    """Wait for something that may take long; whoever uses the switch ends it.
+
+    Args:
+        work: It.
+        switch: The switch; used before, nothing is begun.
+
+    Raises:
+        Exception: What `work` raises, if it is not ended.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    unlisten = switch.add_listener(lambda: loop.call_soon_threadsafe(task.cancel))
+    try:
+        if switch.level > GO:
+            task.cancel()
+        await asyncio.wait([task])
+    finally:
+        unlisten()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    if not task.cancelled():
+        task.result()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ class BatchSummary:
     """What a batch came to: `total == done + failed + skipped + left`, always.
 
     Attributes:
-        out_dir: The run's folder.
+        out_dir: The run's folder; of a run at a URL, its copy on this machine.
         total: Tasks of the batch: items × models × samples.
         done: Finished well in this session.
         failed: Failures that stand: of this session, and of earlier ones if not tried again.
@@ -32,6 +32,9 @@ class BatchSummary:
         stopped_by: "" if it came to its end; else why not: "interrupt", "budget",
             "authentication", "billing", "store", "executor", "models", …
         stop_error: The error that stopped it, if one did.
+        resent: About how many prompts of the whole run were sent again because what ran them was
+            lost: a worker, or the process of an earlier session.
+        place: The run's folder as it was given, or its URL.
     """
 
     out_dir: Path
@@ -47,6 +50,8 @@ class BatchSummary:
     duration_s: float = 0.0
     stopped_by: str = ""
     stop_error: OpenCodeError | None = None
+    resent: int = 0
+    place: str = ""
 
     @property
     def ok(self) -> bool:

@@ -4,44 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.record import Record
-from chutes_opencode.batch.store.journal import read_lines
+from chutes_opencode.batch.store.lines import run_results, run_rows, run_tries
 from chutes_opencode.batch.store.manifest import Manifest, read_manifest
-from chutes_opencode.batch.store.mending import row
-from chutes_opencode.batch.store.record_json import from_line
-from chutes_opencode.batch.store.run_lock import Holder, holder_of
+from chutes_opencode.batch.store.run_lock import Holder
+from chutes_opencode.batch.store.run_place import VIEW, open_place
+from chutes_opencode.batch.store.shard_files import SHARDS
 from chutes_opencode.batch.store.totals import Tally, Totals
 from chutes_opencode.batch.store.transcripts import FOLDER, read_transcript
 
-RESULTS = "results.jsonl"
-ATTEMPTS = "attempts.jsonl"
-
 
 class RunFolder:
-    """A run as it lies on the disk; nothing is locked, changed or mended.
+    """A run as it is stored; nothing is locked, changed or mended.
+
+    Of a run at a URL there is a copy in a folder of this machine, as it was when it was made or
+    `refresh` was called.
 
     Attributes:
         path: The folder.
+        place: The folder as it was given, or the URL.
         manifest: What the run was begun with.
     """
 
     def __init__(self, path: Path | str) -> None:
         """Read the manifest.
 
+        Args:
+            path: The run's folder, or its URL.
+
         Raises:
-            StoreError: The folder holds no run, or its manifest cannot be read.
+            StoreError: The place holds no run, or its manifest cannot be read.
+            ConfigurationError: What a URL needs is not installed.
         """
-        self.path = Path(path)
+        self._place = open_place(path, VIEW)
+        self.path = self._place.folder
+        self.place = str(path)
+        self._place.pull()
         manifest = read_manifest(self.path)
         if manifest is None:
             raise StoreError(
-                raw_message=f"{self.path} holds no run",
+                raw_message=f"{self.place} holds no run",
                 hint="Name the folder that was given to `batch run` with -o.",
             )
         self.manifest: Manifest = manifest
+
+    @classmethod
+    def at(cls, text: str) -> Self:
+        """Open the run whose folder or URL a text names; see `__init__`."""
+        return cls(text)
+
+    def refresh(self, *, results: bool = True) -> None:
+        """Have the copy of a run at a URL as the run is now; a folder is so already.
+
+        Args:
+            results: Whether results and tries are wanted, too, or only how far the run is.
+
+        Raises:
+            StoreError: The URL cannot be read.
+        """
+        if results:
+            self._place.pull()
+        else:
+            self._place.pull_state()
+
+    def publish(self, name: str) -> None:
+        """Have a file that was written in the folder at the run's URL, too, if it has one.
+
+        Args:
+            name: The file's, such as "report.html".
+
+        Raises:
+            StoreError: It cannot be read, or the URL not written.
+        """
+        self._place.publish(name)
 
     def records(self) -> Iterator[Record]:
         """Yield the results; one that is being written is left out.
@@ -49,7 +87,7 @@ class RunFolder:
         Raises:
             StoreError: A line is damaged (it is named), or the file cannot be read.
         """
-        return read_records(self.path / RESULTS)
+        return run_results(self.path)
 
     def attempts(self) -> Iterator[Record]:
         """Yield the tries that do not count as results.
@@ -57,7 +95,7 @@ class RunFolder:
         Raises:
             StoreError: A line is damaged (it is named), or the file cannot be read.
         """
-        return read_records(self.path / ATTEMPTS)
+        return run_tries(self.path)
 
     def totals(self) -> Totals:
         """Return the sums over results and tries.
@@ -66,12 +104,8 @@ class RunFolder:
             StoreError: A line is damaged (it is named), or the file cannot be read.
         """
         tally = Tally()
-        for name, add in ((ATTEMPTS, tally.add_try), (RESULTS, tally.add_result)):
-            for number, line in _numbered(self.path / name):
-                fields = row(line)
-                if fields is None:
-                    raise _damaged(self.path / name, number)
-                add(fields)
+        for fields, counts in run_rows(self.path):
+            (tally.add_result if counts else tally.add_try)(fields)
         return tally.totals()
 
     def transcript(self, record: Record) -> dict[str, Any] | None:
@@ -82,33 +116,24 @@ class RunFolder:
         """
         if record.transcript is None:
             return None
-        return read_transcript(self.path / FOLDER, record.transcript)
+        shard, _, place = record.transcript.rpartition("/")
+        owner = f"{SHARDS}/{shard}/{FOLDER}" if shard else FOLDER
+        self._place.fetch(f"{owner}/{place.partition(':')[0]}")
+        return read_transcript(self.path / owner, place)
 
     def holder(self) -> Holder | None:
         """Return the process that works at the run now, None if none does."""
-        return holder_of(self.path)
+        return self._place.holder()
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a file; none if there is no file.
+def open_folder(place: str) -> RunFolder:
+    """Open a run to read it.
+
+    Args:
+        place: Its folder or URL.
 
     Raises:
-        StoreError: A line is damaged (it is named), or the file cannot be read.
+        StoreError: The place holds no run, or it cannot be read.
+        ConfigurationError: What a URL needs is not installed.
     """
-    for number, line in _numbered(path):
-        try:
-            yield from_line(line)
-        except ValueError as error:
-            raise _damaged(path, number) from error
-
-
-def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
-    if path.exists():
-        yield from enumerate(read_lines(path), 1)
-
-
-def _damaged(path: Path, number: int) -> StoreError:
-    return StoreError(
-        raw_message=f"{path}: line {number} is damaged",
-        hint="Resume the run: that moves the line to damaged.jsonl and asks its item again.",
-    )
+    return RunFolder(place)

@@ -38,7 +38,7 @@ class Index:
         Returns:
             False if its key has a result already; then nothing changes.
         """
-        task = _task(key)
+        task = task_mark(key)
         if not self._keys.add(task):
             return False
         content = _content(task, content_hash)
@@ -49,18 +49,19 @@ class Index:
 
     def standing(self, key: Key, content_hash: str) -> str:
         """Return the status of the result that a task has: "ok", "failed"; "": it has none."""
-        content = _content(_task(key), content_hash)
+        content = _content(task_mark(key), content_hash)
         if content not in self._contents:
             return ""
         return FAILED if content in self._failed else OK
 
     def changed(self, key: Key, content_hash: str) -> bool:
         """Tell whether a key has a result, but of another content."""
-        task = _task(key)
+        task = task_mark(key)
         return task in self._keys and _content(task, content_hash) not in self._contents
 
 
-def _task(key: Key) -> int:
+def task_mark(key: Key) -> int:
+    """Return what tells a task from others."""
     return fingerprint(written(key[0]), written(key[1]), str(key[2]))
 
 

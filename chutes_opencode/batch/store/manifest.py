@@ -85,16 +85,29 @@ def read_manifest(folder: Path) -> Manifest | None:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, name: str) -> Manifest:
+    """Return the manifest that a file or an object holds.
+
+    Args:
+        data: What it holds.
+        name: What it is called in an error.
+
+    Raises:
+        StoreError: It is damaged, or of another version.
+    """
     try:
         values = orjson.loads(data)
         if values["format"] != FORMAT:
-            raise _other_format(path, values["format"])
+            raise _other_format(name, values["format"])
         known = {name: values[name] for name in _FIELDS if name in values}
         manifest = Manifest(**{**known, "resumed_at": tuple(known.get("resumed_at", ()))})
         _check(manifest)
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(
-            raw_message=f"{path} is damaged: {error}",
+            raw_message=f"{name} is damaged: {error}",
             hint="Put the file back from a copy, or begin a new run in another folder.",
         ) from error
     return manifest
@@ -108,10 +121,10 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("its run_id should be a text")
 
 
-def _other_format(path: Path, found: object) -> StoreError:
+def _other_format(name: str, found: object) -> StoreError:
     newer = isinstance(found, int) and found > FORMAT
     return StoreError(
-        raw_message=f"{path} has format {found!r}; this version of chutes-opencode knows {FORMAT}",
+        raw_message=f"{name} has format {found!r}; this version of chutes-opencode knows {FORMAT}",
         hint="Upgrade chutes-opencode." if newer else "Begin a new run in another folder.",
     )
 

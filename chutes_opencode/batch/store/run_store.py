@@ -10,23 +10,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from chutes_opencode.batch.durable import (
-    DRAFT_SUFFIX,
-    StoreError,
-    make_folder,
-    storing,
-    sync_folder,
-)
+from chutes_opencode.batch.durable import DRAFT_SUFFIX, StoreError, storing
 from chutes_opencode.batch.record import CUT, Record
-from chutes_opencode.batch.store.folder import ATTEMPTS, RESULTS, read_records
+from chutes_opencode.batch.store.appending import Entry
 from chutes_opencode.batch.store.index import Key
-from chutes_opencode.batch.store.journal import Journal
+from chutes_opencode.batch.store.lines import run_results
 from chutes_opencode.batch.store.manifest import (
     NAME,
     Manifest,
@@ -35,71 +29,67 @@ from chutes_opencode.batch.store.manifest import (
     resumed,
     write_manifest,
 )
-from chutes_opencode.batch.store.mending import Contents, load, move
-from chutes_opencode.batch.store.record_json import from_line, line_of, to_json
-from chutes_opencode.batch.store.run_lock import RunLock
-from chutes_opencode.batch.store.totals import Tally, Totals
-from chutes_opencode.batch.store.transcripts import FOLDER, TranscriptShards, transcript_line
+from chutes_opencode.batch.store.mending import Contents
+from chutes_opencode.batch.store.run_files import OpenFiles
+from chutes_opencode.batch.store.run_place import WORK, RunPlace, open_place
+from chutes_opencode.batch.store.shard_files import SHARDS
+from chutes_opencode.batch.store.totals import Tally, Totals, counted_fields
 from chutes_opencode.batch.store.writer import GroupCommit
 from chutes_opencode.results import QueryResult
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    record: Record
-    result: QueryResult | None
-
-
 @dataclass(slots=True)
-class _Files:
-    results: Journal
-    attempts: Journal
-    transcripts: TranscriptShards
+class _Opened:
+    files: OpenFiles
     contents: Contents
-    writer: GroupCommit[_Entry, Record]
+    writer: GroupCommit[Entry, Record]
 
 
 class RunStore:
     """A run that is being worked at.
 
     Attributes:
-        path: The folder.
+        path: The folder; of a run at a URL, its copy on this machine.
+        place: The folder as it was given, or the URL.
+        address: The folder from its root on, or the URL: what other processes name the run by.
         manifest: As it stands in run.json; None: the run has not begun.
         mended: What was found broken and mended, a sentence each.
     """
 
-    def __init__(self, path: Path, manifest: Manifest | None, release: ExitStack) -> None:
+    def __init__(self, place: RunPlace, manifest: Manifest | None, release: ExitStack) -> None:
         """Use `RunStore.open`."""
-        self.path = path
+        self.path = place.folder
+        self.place = place.text
+        self.address = place.address
         self.manifest = manifest
         self.mended: list[str] = []
+        self._place = place
         self._release = release
-        self._opened: _Files | None = None
+        self._state: _Opened | None = None
         self._on_their_way = 0
         self._guard = threading.Lock()  # of what is in memory
         self._writing = threading.Lock()  # of the files
 
     @classmethod
     def open(cls, path: Path | str, *, manifest: Manifest | None = None) -> Self:
-        """Take a folder for a run, or one that holds a run, and keep all others out.
+        """Take a place for a run, or one that holds a run, and keep all others out.
 
         Args:
-            path: The folder; it is made, with those above it.
+            path: The folder, which is made, with those above it; or an fsspec URL.
             manifest: What the run is begun, or resumed, with; None: `begin` is called later. Until
                 then write hidden files only: a folder without a run that holds others is refused.
 
         Raises:
-            StoreError: Another process works there, the folder holds other things, its run cannot
+            StoreError: Another process works there, the place holds other things, its run cannot
                 be read, or the system refuses.
-            ConfigurationError: See `begin`.
+            ConfigurationError: See `begin`; or what a URL needs is not installed.
         """
-        folder = Path(path)
-        make_folder(folder)
-        _refuse_foreign(folder)
+        place = open_place(path, WORK)
+        _refuse_foreign(place)
         with ExitStack() as stack:
-            stack.callback(RunLock(folder).release)
-            _refuse_foreign(folder)
-            store = cls(folder, read_manifest(folder), stack.pop_all())
+            place.lock(stack)
+            _refuse_foreign(place)
+            store = cls(place, read_manifest(place.folder), stack.pop_all())
         try:
             store._drop_drafts()
             if manifest is not None:
@@ -119,38 +109,25 @@ class RunStore:
             StoreError: A file cannot be read or written, or the run was begun with settings that
                 make other answers.
         """
-        if self._opened is not None:
+        if self._state is not None:
             raise RuntimeError("the run has begun")
         if self.manifest is not None:
-            _refuse_other_settings(self.path, differences(self.manifest, manifest))
+            _refuse_other_settings(self.place, differences(self.manifest, manifest))
             manifest = resumed(self.manifest, manifest)
-        write_manifest(self.path, manifest)
-        self.manifest = manifest
+        self._write_manifest(manifest)
         with ExitStack() as stack:
-            self._opened = self._open_files(stack)
+            files = OpenFiles(self._place, stack)
+            contents, self.mended = files.load()
+            writer = GroupCommit[Entry, Record](self._commit, interval_s=self._place.interval_s)
+            stack.callback(writer.close)
+            self._state = _Opened(files, contents, writer)
             self._release.push(stack.pop_all())
 
-    def _open_files(self, stack: ExitStack) -> _Files:
-        results = Journal(self.path / RESULTS)
-        stack.callback(results.close)
-        attempts = Journal(self.path / ATTEMPTS)
-        stack.callback(attempts.close)
-        with storing(self.path):
-            sync_folder(self.path)
-        transcripts = TranscriptShards(self.path / FOLDER)
-        stack.callback(transcripts.close)
-        contents, self.mended = load(results, attempts)
-        if transcripts.repaired:
-            self.mended.append(f"{FOLDER}: a last line had not been written whole")
-        writer = GroupCommit[_Entry, Record](self._commit)
-        stack.callback(writer.close)
-        return _Files(results, attempts, transcripts, contents, writer)
-
     @property
-    def _files(self) -> _Files:
-        if self._opened is None:
+    def _opened(self) -> _Opened:
+        if self._state is None:
             raise RuntimeError("the run has not begun, or is closed")
-        return self._opened
+        return self._state
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -172,17 +149,17 @@ class RunStore:
         """
         if record.status == CUT:
             raise ValueError("what was cut is no result: use cut()")
-        files = self._files
-        files.writer.check()
+        opened = self._opened
+        opened.writer.check()
         with self._guard:
-            new = files.contents.index.add(record.key, record.content_hash, record.status)
+            new = opened.contents.index.add(record.key, record.content_hash, record.status)
             self._on_their_way += new
         if not new:
             raise StoreError(
                 raw_message=f"{record.id!r} ({record.model}, sample {record.sample}) has a result",
                 hint="Take it back before the item is asked again.",
             )
-        return await files.writer.put(_Entry(record, result))
+        return await opened.writer.put(Entry(record, result))
 
     async def cut(self, record: Record, result: QueryResult | None = None) -> Record:
         """Store what a task cost that we ended: it has no result, and runs again some day.
@@ -199,7 +176,23 @@ class RunStore:
         """
         if record.status != CUT:
             raise ValueError(f"status {record.status!r} is a result's: use append()")
-        return await self._files.writer.put(_Entry(record, result))
+        return await self._opened.writer.put(Entry(record, result))
+
+    def note(self, record: Record) -> bool:
+        """Count a result that is durable in a shard of the run already.
+
+        Args:
+            record: What it says in words may be left out.
+
+        Returns:
+            False if its task has a result: then it is a second one, and only its cost counts.
+        """
+        with self._guard:
+            contents = self._opened.contents
+            new = contents.index.add(record.key, record.content_hash, record.status)
+            add = contents.tally.add_result if new else contents.tally.add_try
+            add(counted_fields(record))
+        return new
 
     def take_back(self, predicate: Callable[[Record], bool]) -> int:
         """Move results to the attempts, so that their tasks run again.
@@ -216,26 +209,47 @@ class RunStore:
             StoreError: A file cannot be read or written, and nothing can be stored any more then;
                 or the run is being closed.
         """
-        files = self._files
-        files.writer.check()
+        opened = self._opened
+        opened.writer.check()
         if self._on_their_way:
             raise RuntimeError("results are on their way: take back before the first one")
-        with self._writing:
-            files.writer.check()  # once more: `close` may have been before us
-            try:
-                moved = move(
-                    files.results,
-                    lambda line: files.attempts if predicate(from_line(line)) else None,
-                    files.attempts,
-                )
-                contents = load(files.results, files.attempts)[0] if moved else None
-            except BaseException as error:
-                files.writer.fail(error)  # the files may be half-way: opening them again mends that
-                raise
-        if contents is not None:
-            with self._guard:
-                files.contents = contents
+        with self._changing(opened):
+            moved = opened.files.take_back(predicate)
+            if moved:
+                self._set_contents(opened.files.load()[0])
         return moved
+
+    def close_shards(self) -> list[str]:
+        """End the run's shards: they take nothing more, and second results are moved away.
+
+        Returns:
+            What was mended, a sentence each.
+
+        Raises:
+            StoreError: A file cannot be read or written, and nothing can be stored any more then.
+        """
+        opened = self._opened
+        with self._changing(opened):
+            found = opened.files.close_shards(len(opened.contents.index))
+            if found is None:
+                return []
+            self._set_contents(found[0])
+        return found[1]
+
+    @contextmanager
+    def _changing(self, opened: _Opened) -> Iterator[None]:
+        """Keep writing apart from changes to the files; after one that fails, none is written."""
+        with self._writing:
+            opened.writer.check()  # `close` may have been before us
+            try:
+                yield
+            except BaseException as error:
+                opened.writer.fail(error)  # they may be half-way: opening them again mends that
+                raise
+
+    def _set_contents(self, contents: Contents) -> None:
+        with self._guard:
+            self._opened.contents = contents
 
     def finish(self, at: float | None = None) -> None:
         """Say in the manifest that the run is at its end.
@@ -249,25 +263,30 @@ class RunStore:
         if self.manifest is None:
             raise RuntimeError("the run has not begun")
         finished = replace(self.manifest, finished_at=time.time() if at is None else at)
-        write_manifest(self.path, finished)
-        self.manifest = finished
+        self._write_manifest(finished)
 
-    def _commit(self, entries: list[_Entry]) -> list[Record]:
+    def _write_manifest(self, manifest: Manifest) -> None:
+        write_manifest(self.path, manifest)
+        self._place.publish(NAME)
+        self.manifest = manifest
+
+    def publish(self, name: str) -> None:
+        """Have a file that was written in the folder at the run's URL, too, if it has one.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        self._place.publish(name)
+
+    def _commit(self, entries: list[Entry]) -> list[Record]:
         """Make records durable; runs in the writer's thread."""
-        files = self._files
+        opened = self._opened
         with self._writing:
-            stored = [_with_transcript(entry, files.transcripts) for entry in entries]
-            files.transcripts.commit()
-            lines = [to_json(record) for record in stored]
-            for fields in lines:
-                journal = files.attempts if fields["status"] == CUT else files.results
-                journal.add(line_of(fields))
-            files.attempts.commit()
-            files.results.commit()
+            stored = opened.files.write(entries)
             with self._guard:
-                for fields in lines:
-                    self._count(fields, files.contents.tally)
-        return stored
+                for each in stored:
+                    self._count(each.fields, opened.contents.tally)
+        return [each.record for each in stored]
 
     def _count(self, fields: dict[str, Any], tally: Tally) -> None:
         if fields["status"] == CUT:
@@ -284,7 +303,7 @@ class RunStore:
         A result counts from the moment it is given to `append`.
         """
         with self._guard:
-            return self._files.contents.index.standing(key, content_hash)
+            return self._opened.contents.index.standing(key, content_hash)
 
     def done(self, key: Key, content_hash: str) -> bool:
         """Tell whether a task has a result, be it an answer or a failure."""
@@ -293,20 +312,20 @@ class RunStore:
     def changed(self, key: Key, content_hash: str) -> bool:
         """Tell whether a key has a result of another content: take it back before asking again."""
         with self._guard:
-            return self._files.contents.index.changed(key, content_hash)
+            return self._opened.contents.index.changed(key, content_hash)
 
     def totals(self) -> Totals:
         """Return the sums over all that is durable, earlier sessions included."""
         with self._guard:
-            return self._files.contents.tally.totals()
+            return self._opened.contents.tally.totals()
 
     def records(self) -> Iterator[Record]:
-        """Yield the results that are in the file.
+        """Yield the results that are in the files.
 
         Raises:
             StoreError: The file cannot be read.
         """
-        return read_records(self.path / RESULTS)
+        return run_results(self.path)
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -315,10 +334,10 @@ class RunStore:
 
         Results that are just being taken back are first.
         """
-        if self._opened is not None:
-            self._opened.writer.close()  # not within the lock: it writes what is on its way
+        if self._state is not None:
+            self._state.writer.close()  # not within the lock: it writes what is on its way
         with self._writing:
-            self._opened = None
+            self._state = None
             self._release.close()
 
     def __enter__(self) -> Self:
@@ -337,31 +356,24 @@ class RunStore:
     def _drop_drafts(self) -> None:
         """Remove what a killed process had not finished; the next write would replace it."""
         with storing(self.path):
-            for draft in self.path.glob(f".*.jsonl{DRAFT_SUFFIX}"):
-                draft.unlink(missing_ok=True)
+            for folder in (self.path, *(self.path / SHARDS).glob("*/")):
+                for draft in folder.glob(f".*.jsonl{DRAFT_SUFFIX}"):
+                    draft.unlink(missing_ok=True)
 
 
-def _with_transcript(entry: _Entry, transcripts: TranscriptShards) -> Record:
-    if entry.result is None:
-        return entry.record
-    place = transcripts.add(transcript_line(entry.record, entry.result))
-    return replace(entry.record, transcript=place)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that holds things but no run; hidden files do not count."""
-    with storing(folder):
-        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+def _refuse_foreign(place: RunPlace) -> None:
+    """Refuse a place that holds things but no run; hidden files do not count."""
+    names = [name for name in place.names() if not name.startswith(".")]
     if names and NAME not in names:
         raise StoreError(
-            raw_message=f"{folder} holds other things ({', '.join(names[:3])}) and no {NAME}",
+            raw_message=f"{place.text} holds other things ({', '.join(names[:3])}) and no {NAME}",
             hint="Name a new or empty folder, or one that holds a run.",
         )
 
 
-def _refuse_other_settings(folder: Path, changed: list[str]) -> None:
+def _refuse_other_settings(place: str, changed: list[str]) -> None:
     if changed:
         raise StoreError(
-            raw_message=f"{folder} was begun with other settings: {'; '.join(changed)}",
+            raw_message=f"{place} was begun with other settings: {'; '.join(changed)}",
             hint="Name another folder for the new settings, or use the old ones.",
         )

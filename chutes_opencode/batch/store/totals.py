@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from operator import add, itemgetter
 from typing import Any
 
-from chutes_opencode.batch.record import CUT, FAILED, OK
+from chutes_opencode.batch.record import CUT, FAILED, OK, Record
+from chutes_opencode.batch.store.record_json import usage_fields
 from chutes_opencode.results import Usage
 
 _COUNTS = ("input", "output", "reasoning", "cache_read", "cache_write", "num_turns", "num_requests")
@@ -97,6 +98,18 @@ class Tally:
             self._unpriced += 1
         else:
             self._cost_usd += cost_usd
+
+
+def counted_fields(record: Record) -> dict[str, Any]:
+    """Return those of a record's fields that are counted, as its line has them."""
+    error = record.error
+    return {
+        "status": record.status,
+        "error": None if error is None else {"type": error.type},
+        "usage": usage_fields(record.usage),
+        "failed_usage": usage_fields(record.failed_usage),
+        "cost_usd": record.cost_usd,
+    }
 
 
 class _Tokens:

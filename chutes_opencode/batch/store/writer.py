@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,15 +36,20 @@ class GroupCommit(Generic[Entry, Stored]):
     longer than there are callers.
     """
 
-    def __init__(self, commit: Callable[[list[Entry]], Sequence[Stored]]) -> None:
+    def __init__(
+        self, commit: Callable[[list[Entry]], Sequence[Stored]], *, interval_s: float = 0.0
+    ) -> None:
         """Start the thread.
 
         Args:
             commit: Makes entries durable and returns what they were stored as, in their order.
                 When it raises, nothing more is written: all who wait, and all who come later, get
                 the error.
+            interval_s: A commit begins no sooner after the one before: each may be dear.
         """
         self._commit = commit
+        self._interval_s = interval_s
+        self._begun = -math.inf
         self._condition = threading.Condition()
         self._waiting: deque[_Waiter[Entry, Stored]] = deque()
         self._error: BaseException | None = None
@@ -109,6 +116,10 @@ class GroupCommit(Generic[Entry, Stored]):
         with self._condition:
             while not self._waiting and not self._closed:
                 self._condition.wait()
+            rest = self._begun + self._interval_s - time.monotonic()
+            if rest > 0:
+                self._condition.wait_for(lambda: self._closed, rest)
+            self._begun = time.monotonic()
             count = min(MOST, len(self._waiting))
             return [self._waiting.popleft() for _ in range(count)]
 

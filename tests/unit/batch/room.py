@@ -127,6 +127,11 @@ class Shelf:
             raise self.refuse
         self.cuts.append(record)
 
+    def note(self, record: Record) -> bool:
+        new = record.key not in [each.key for each in self.records]
+        self.records += [record] * new
+        return new
+
     def take_back(self, predicate: Callable[[Record], bool]) -> int:
         self.taken = [record for record in self.records if predicate(record)]
         self.records = [record for record in self.records if not predicate(record)]

@@ -24,6 +24,8 @@ RUNNING = Snapshot(
     errors={"RateLimitError": 2, "ServerError": 1},
     started_at=1_800_000_000.25,
     updated_at=1_800_000_016.0,
+    workers=3,
+    resent=4,
 )
 
 LINE = re.compile(r'(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+\{run="[^"]*"(,[a-z]+="[^"]*")*\} \S+)')
@@ -56,6 +58,8 @@ def test_each_state_of_a_prompt_is_counted_once() -> None:
         ("spent_usd", 0.0123),
         ("projected_usd", 0.05),
         ("eta_seconds", 12),
+        ("workers", 3),
+        ("resent", 4),
         ("started_timestamp_seconds", 1_800_000_000.25),
         ("updated_timestamp_seconds", 1_800_000_016),
     ],

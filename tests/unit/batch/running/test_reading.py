@@ -89,3 +89,39 @@ def test_what_the_source_raises_is_raised() -> None:
     with pytest.raises(OSError, match="the disk is gone"):
         asyncio.run(reader.read(5))
     reader.close()
+
+
+def test_a_look_ahead_takes_nothing_away_and_reads_no_further_than_it_must() -> None:
+    source = Source()
+    reader = TaskReader(source.tasks, source.standing)
+
+    async def look_and_read() -> list[list[str]]:
+        assert await reader.look_ahead()
+        assert (source.read, reader.ended) == (["0", "1"], False)
+        return await drained(reader, 2)
+
+    assert asyncio.run(look_and_read()) == [["1", "5"], ["7"]]
+    assert (reader.skipped, reader.failed) == (5, 2)
+    reader.close()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_look_ahead_finds_nothing_where_all_is_done(
+    monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    monkeypatch.setattr(reading, "SCANNED", 3)
+    one = TASKS[4]
+    reader = TaskReader(
+        lambda: iter(TASKS),
+        lambda task: "" if changed and task is one else "ok",
+        lambda task: changed and task is one,
+    )
+
+    async def look_and_read() -> list[list[str]]:
+        assert await reader.look_ahead() is changed
+        assert not reader.ended, "that is told by a read"
+        return await drained(reader, 2)
+
+    assert asyncio.run(look_and_read()) == [[]]
+    assert (reader.skipped, reader.changed) == (10 - changed, int(changed))
+    reader.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from chutes_opencode.batch.durable import StoreError
 from chutes_opencode.batch.running import reporting
 from chutes_opencode.batch.running.progress import Snapshot
 from chutes_opencode.batch.running.reporting import Reporter
@@ -72,4 +73,39 @@ def test_what_cannot_be_written_is_warned_of_once_and_the_observer_is_told(tmp_p
     asyncio.run(main())
 
     assert seen == [no_text, no_text]
+    assert log.warnings == ["status.json cannot be written"]
+
+
+def test_the_status_is_brought_to_the_runs_url_now_and_then_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting, "STATUS_S", 0.0)
+    published: list[Snapshot] = []
+
+    def publish(name: str) -> None:
+        assert name == "status.json"
+        status = read_status(tmp_path)
+        assert status is not None
+        published.append(status.snapshot)
+
+    async def main() -> None:
+        reporter = Reporter(tmp_path, None, Log(), publish)
+        for done in range(3):
+            reporter.offer(Snapshot(total=9, done=done))
+            await reporter._told()
+        await reporter.last(ENDED)
+
+    asyncio.run(main())
+
+    assert published == [Snapshot(total=9, done=0), ENDED]
+
+
+def test_a_url_that_cannot_be_written_costs_no_batch_its_end(tmp_path: Path) -> None:
+    log = Log()
+
+    def refuse(_name: str) -> None:
+        raise StoreError(raw_message="the storage is gone")
+
+    asyncio.run(Reporter(tmp_path, None, log, refuse).last(ENDED))
+
     assert log.warnings == ["status.json cannot be written"]

@@ -46,7 +46,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[OwnExecutor]:
     """Have batches make executors that answer by themselves; return those that were made."""
     executors: list[OwnExecutor] = []
 
-    async def look_up(_llm: object, options: BatchOptions) -> Terms:
+    async def look_up(_llm: object, options: BatchOptions, _executor: object) -> Terms:
         return Terms(settings=run_settings(options))
 
     monkeypatch.setattr(runner_module, "look_up", look_up)

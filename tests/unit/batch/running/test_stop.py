@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 
 import pytest
 
-from chutes_opencode.batch.running.stop import FINISH, GO, NOW, StopSwitch, pressed_by_signals
+from chutes_opencode.batch.running.stop import (
+    FINISH,
+    GO,
+    NOW,
+    StopSwitch,
+    pressed_by_signals,
+    unless_stopped,
+)
 from tests import patience
 
 
@@ -67,3 +75,31 @@ def test_outside_the_main_thread_the_signals_stay_as_they_are() -> None:
     thread.start()
     patience.join(thread)
     assert found == [signal.getsignal(signal.SIGINT)]
+
+
+def test_what_takes_long_is_ended_by_the_switch() -> None:
+    switch, heard = StopSwitch(), list[str]()
+
+    async def long() -> None:
+        try:
+            switch.finish()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            heard.append("ended")
+            raise
+
+    asyncio.run(asyncio.wait_for(unless_stopped(long(), switch), patience.WAIT_SECONDS))
+    assert heard == ["ended"]
+
+    asyncio.run(unless_stopped(long(), switch))
+    assert heard == ["ended"], "a used switch lets nothing begin"
+
+
+def test_what_nobody_stops_is_waited_for() -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("its own")
+
+    asyncio.run(unless_stopped(asyncio.sleep(0), StopSwitch()))
+    with pytest.raises(ValueError, match="its own"):
+        asyncio.run(unless_stopped(fail(), StopSwitch()))

@@ -33,7 +33,7 @@ def test_results_that_are_taken_back_run_again_and_their_cost_counts(tmp_path: P
 def test_close_waits_for_results_that_are_being_taken_back(tmp_path: Path) -> None:
     store = open_run(tmp_path)
     append(store, record("a"), record("b", FAILED))
-    files, looked, go = store._files, threading.Event(), threading.Event()
+    opened, looked, go = store._opened, threading.Event(), threading.Event()
 
     def is_failed(each: Record) -> bool:
         looked.set()
@@ -45,7 +45,7 @@ def test_close_waits_for_results_that_are_being_taken_back(tmp_path: Path) -> No
         assert looked.wait(WAIT_SECONDS)
         closing = pool.submit(store.close)
         try:
-            files.writer._thread.join(WAIT_SECONDS)  # so far closing comes
+            opened.writer._thread.join(WAIT_SECONDS)  # so far closing comes
             with pytest.raises(StoreError, match="closed"):
                 store.take_back(lambda _: True)
             assert not closing.done()
@@ -55,7 +55,8 @@ def test_close_waits_for_results_that_are_being_taken_back(tmp_path: Path) -> No
         assert (taking.result(WAIT_SECONDS), closing.result(WAIT_SECONDS)) == (1, None)
 
     assert holder_of(tmp_path) is None
-    assert files.results._descriptor == files.attempts._descriptor == -1
+    files = opened.files
+    assert files._results._descriptor == files._attempts._descriptor == -1
     assert names(tmp_path / "results.jsonl") == ["a"]
     assert names(tmp_path / "attempts.jsonl") == ["b"]
 
@@ -65,18 +66,19 @@ def test_taking_back_that_comes_after_close_opens_no_file(
 ) -> None:
     store = open_run(tmp_path)
     append(store, record("a"))
-    files = store._files
+    opened = store._opened
     store.close()
 
     with pytest.raises(RuntimeError, match="closed"):
         store.take_back(lambda _: True)
     with monkeypatch.context() as patch:  # it had begun just before
-        patch.setattr(store, "_opened", files)
-        patch.setattr(files.writer, "_closed", False)
+        patch.setattr(store, "_state", opened)
+        patch.setattr(opened.writer, "_closed", False)
         with pytest.raises(StoreError, match="closed"):
             store.take_back(lambda _: True)
 
-    assert files.results._descriptor == files.attempts._descriptor == -1
+    files = opened.files
+    assert files._results._descriptor == files._attempts._descriptor == -1
     assert names(tmp_path / "results.jsonl") == ["a"]
 
 
