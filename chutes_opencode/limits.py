@@ -47,6 +47,11 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
+def guard() -> threading.Lock:
+    """Return the lock under which all budgets change; for subclasses of `Budget`."""
+    return _lock
+
+
 def cost_usd(usage: Usage, price: Price) -> float:
     """Price a usage in US dollars; cached input at the input price where no other is known."""
     cached = price.input if price.cache_read is None else price.cache_read
@@ -104,8 +109,25 @@ class Reservation:
     process: int
 
 
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A request that waits for room in a budget.
+
+    Attributes:
+        usd: Dollars that it may cost.
+        wake: Tells it that there may be room.
+    """
+
+    usd: float
+    wake: Callable[[], object]
+
+
 class Budget:
     """Dollars that prompts share; safe across threads and event loops.
+
+    A subclass may have its room from elsewhere: it says in `_committed` and `_room` what is used
+    and what is free, is told by `_changed` of what it may have to get or give back, and calls
+    `_wake_waiters` where there may be more room than before.
 
     Attributes:
         name: What a `LimitExceededError` calls it.
@@ -130,7 +152,7 @@ class Budget:
         self._spent = spent_usd
         self._doubtful = 0.0
         self._open: dict[Reservation, float] = {}
-        self._waiters: dict[object, Callable[[], object]] = {}
+        self._waiters: dict[object, Waiter] = {}
 
     @property
     def spent(self) -> float:
@@ -157,7 +179,7 @@ class Budget:
     def left(self) -> float:
         """Dollars that nothing has used or reserved; below 0 when a bound did not hold."""
         with _lock:
-            return self._unused() - self._reserved()
+            return self._room()
 
     def try_reserve(self, usd: float) -> Reservation | None:
         """Set an amount aside.
@@ -193,57 +215,84 @@ class Budget:
                 return
             self._spent += usd
             self._doubtful += max(at_most - usd, 0.0)
-            waiters = tuple(self._waiters.values())
-        for wake in waiters:
-            wake()
+            self._changed()
+        self._wake_waiters()
 
-    def add_waiter(self, wake: Callable[[], object]) -> Callable[[], None]:
+    def add_waiter(self, wake: Callable[[], object], usd: float = 0.0) -> Callable[[], None]:
         """Have a function called whenever a reservation settles.
 
         Args:
             wake: Called on the thread that settles, so it must be quick, must not raise, and must
                 wake an event loop by `call_soon_threadsafe`.
+            usd: Dollars that are waited for.
 
         Returns:
             A function that ends it.
         """
         token = object()
         with _lock:
-            self._waiters[token] = wake
+            self._waiters[token] = Waiter(usd, wake)
 
         def remove() -> None:
             with _lock:
                 self._waiters.pop(token, None)
+                self._changed()
 
         return remove
+
+    def _wake_waiters(self) -> None:
+        """Have all that wait try again; the lock is not held."""
+        with _lock:
+            waiters = tuple(self._waiters.values())
+        for waiter in waiters:
+            waiter.wake()
+
+    # --- with the lock held ----------------------------------------------------------------------
+
+    def _committed(self) -> tuple[float, float]:
+        """Return what of the limit is spent, and what may be besides; neither comes back."""
+        return self._spent, self._doubtful
+
+    def _room(self) -> float:
+        """Return what may be reserved now."""
+        return self._unused() - self._reserved()
+
+    def _changed(self) -> None:
+        """Hear that a request was settled, got more, found no room, or waits no more."""
 
     def _reserved(self) -> float:
         here = os.getpid()
         return math.fsum(usd for held, usd in self._open.items() if held.process == here)
 
     def _unused(self) -> float:
-        return self.max_cost_usd - self._spent - self._doubtful
+        return self.max_cost_usd - math.fsum(self._committed())
 
     def _fits(self, usd: float) -> bool:
-        """Tell whether an amount fits now; the lock is held."""
-        free = self._unused() + _EPSILON_USD
-        if usd > free:
-            maybe = f" (and maybe ${self._doubtful:.6f} more)" if self._doubtful else ""
+        """Tell whether an amount fits now."""
+        if usd > self._unused() + _EPSILON_USD:
+            spent, doubtful = self._committed()
+            limit = f"{self.max_cost_usd:.9f}".rstrip("0").rstrip(".")
+            maybe = f" (and maybe ${doubtful:.6f} more)" if doubtful else ""
             raise LimitExceededError(
                 raw_message=(
                     f"{self.name}: a request that may cost ${usd:.6f} does not fit into "
-                    f"${self.max_cost_usd:g}, of which ${self._spent:.6f}{maybe} is spent"
+                    f"${limit}, of which ${spent:.6f}{maybe} is spent"
                 ),
                 limit=self.name,
                 hint="Ask for less output (max_tokens of Params, --params max_tokens=…), "
                 "send less, or raise the limit.",
             )
-        return usd <= free - self._reserved()
+        return usd <= self._room() + _EPSILON_USD
 
     def _hold(self, usd: float) -> Reservation:
         reservation = Reservation(usd, os.getpid())
         self._open[reservation] = usd
         return reservation
+
+    def _raise(self, reservation: Reservation, usd: float) -> None:
+        if reservation in self._open:
+            self._open[reservation] = max(usd, self._open[reservation])
+            self._changed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +317,10 @@ class Hold:
         with _lock:
             for budget, reservation in held:
                 more = usd - budget._open.get(reservation, usd)
-                if more > max(budget._unused() - budget._reserved(), 0.0):
+                if more > max(budget._room(), 0.0):
                     return budget
             for budget, reservation in held:
-                if reservation in budget._open:
-                    budget._open[reservation] = max(usd, budget._open[reservation])
+                budget._raise(reservation, usd)
         return None
 
     def settle(self, usd: float, at_most: float = 0.0) -> None:
@@ -292,8 +340,10 @@ def try_reserve(budgets: Sequence[Budget], usd: float) -> Hold | None:
     """
     with _lock:
         # Each is asked: that it can never fit into one is told even if another is only busy.
-        fits = [budget._fits(usd) for budget in budgets]
-        if not all(fits):
+        full = [budget for budget in budgets if not budget._fits(usd)]
+        for budget in full:
+            budget._changed()
+        if full:
             return None
         return Hold(tuple(budgets), tuple(budget._hold(usd) for budget in budgets))
 
@@ -311,7 +361,7 @@ async def reserve(budgets: Sequence[Budget], usd: float) -> Hold:
             loop.call_soon_threadsafe(settled.set)
 
     # Before the first try, or a reservation that settles in between would go unnoticed.
-    removers = [budget.add_waiter(wake) for budget in budgets]
+    removers = [budget.add_waiter(wake, usd) for budget in budgets]
     try:
         while (hold := try_reserve(budgets, usd)) is None:
             await settled.wait()

@@ -11,6 +11,7 @@ from chutes_opencode.loopback import EXTENSION, Message, Receive, Scope, Send
 from chutes_opencode.relay.client import PATHS, Client, ModelRequest
 from chutes_opencode.relay.endings import STATUS, refusal_body
 from chutes_opencode.relay.exchange import exchange, refuse
+from chutes_opencode.relay.gathering import GatheringClient
 from chutes_opencode.relay.lease import Lease
 from chutes_opencode.relay.resources import Resources
 
@@ -82,10 +83,13 @@ class RelayApp:
             await refuse(wire, "malformed")
             return
         request = ModelRequest(path, body, session, headers)
+        client = GatheringClient(wire)
         try:
-            await _while_connected(receive, exchange(booking, request, wire, self._resources))
+            await _while_connected(receive, exchange(booking, request, client, self._resources))
         except TimeoutError:
             wire.reset()
+        finally:
+            await client.close()
 
 
 class Wire(Client):

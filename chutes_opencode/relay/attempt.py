@@ -102,16 +102,15 @@ class Attempt:
 
     async def _send_with(self, permit: Permit, key: str | None, hold: Hold) -> Failure | None:
         outcome, error = Outcome.CANCELLED, None
-        collateral = False
         try:
             receipt = await self._send(permit, key, hold)
             error = receipt.failure
             outcome = self._outcome(error)
         finally:
-            collateral = permit.release(outcome, pause_until=_pause_until(error))
+            permit.release(outcome, pause_until=_pause_until(error))
         if error is None:
             return None
-        return Failure(error, collateral=collateral, final=receipt.final)
+        return Failure(error, collateral=await permit.is_collateral(), final=receipt.final)
 
     def _outcome(self, error: OpenCodeError | None) -> Outcome:
         """Tell the limiter what the answer says of the account."""

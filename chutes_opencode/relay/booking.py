@@ -78,6 +78,7 @@ class Booking:
         self.last_failure: OpenCodeError | None = None
         self._failures: dict[str, OpenCodeError] = {}
         self._observe = observe
+        self._first_request: Callable[[], object] | None = None
         self._lock = threading.Lock()
         self._ended: str | None = None
         self._error: OpenCodeError | None = None
@@ -217,7 +218,7 @@ class Booking:
         budget = hold.raise_to(usd) if usd > hold.usd else None
         if budget is not None:
             words = f"{budget.name}: an answer went on beyond what it was allowed to cost"
-            self.overspend(LimitExceededError(raw_message=words, limit=budget.name))
+            self.overspend(LimitExceededError(raw_message=words, limit=budget.name, overrun=True))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -262,6 +263,9 @@ class Booking:
         with self._lock:
             self._scopes[task] = (loop, scope)
             self._idle.clear()
+            tell, self._first_request = self._first_request, None
+        if tell is not None:
+            tell()
 
     def _leave(self, task: asyncio.Task[object]) -> None:
         with self._lock:
@@ -289,6 +293,11 @@ class Booking:
             return False
         with self._lock:
             return any(loop is here for loop, _ in self._scopes.values())
+
+    def when_asked(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called once, on the relay's loop, when the next request comes."""
+        with self._lock:
+            self._first_request = tell
 
     # --- for the exchanges, on the relay's loop --------------------------------------------------
 

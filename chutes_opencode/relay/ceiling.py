@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import deque
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+
+from chutes_opencode.relay.lessons import CeilingLessons
 
 
 class Ceiling:
@@ -49,10 +51,10 @@ class Ceiling:
         self._testing = self._testing or is_test
         return is_test
 
-    def grow(self) -> None:
-        """Allow one more, as long as no refusal has taught anything."""
+    def grow(self, count: int = 1) -> None:
+        """Allow so many more, as long as no refusal has taught anything."""
         if math.isinf(self._test_at):
-            self.value = min(self.value + 1, self.most)
+            self.value = min(self.value + count, self.most)
 
     def stop_growing(self, now: float) -> None:
         """Leave further growth to tests."""
@@ -91,6 +93,17 @@ class Ceiling:
         """A test ended without an answer: the next request may repeat it."""
         self._testing = False
 
+    def lessons(self, now: float) -> CeilingLessons:
+        """Tell what was learnt; a test that runs is not part of it."""
+        return CeilingLessons(self.value, self._wait_s, self._test_at - now, self._step)
+
+    def adopt(self, lessons: CeilingLessons, now: float) -> None:
+        """Go on from what another one had learnt."""
+        self.value = min(lessons.value, self.most)
+        self._wait_s, self._step = lessons.wait_s, lessons.step
+        self._test_at = now + lessons.test_in_s
+        self._testing = False
+
     def _wait(self, now: float) -> None:
         doubled = max(self._wait_s * 2, self._first_wait_s)
         self._wait_s = min(doubled, self._longest_wait_s)
@@ -104,28 +117,57 @@ class RecentCount:
     def __init__(self, window_s: float) -> None:
         """Start with none."""
         self._window_s = window_s
-        self._times: deque[float] = deque()
+        self._counts: OrderedDict[float, int] = OrderedDict()  # by time, the oldest first
+        self._by_second: Counter[int] = Counter()  # the same, summed up
+        self._total = 0
 
-    def add(self, now: float) -> None:
-        """Count one."""
-        self._times.append(now)
+    def add(self, now: float, count: int = 1) -> None:
+        """Count so many."""
+        self._counts[now] = self._counts.get(now, 0) + count
+        self._by_second[math.floor(now)] += count
+        self._total += count
 
-    def forget(self, at: float) -> None:
-        """Take back one that was counted at the time `at`."""
-        if at in self._times:
-            self._times.remove(at)
+    def forget(self, at: float, count: int = 1) -> None:
+        """Take back what was counted at the time `at`."""
+        known = min(count, self._counts.get(at, 0))
+        if known:
+            self._counts[at] -= known
+            self._leave(at, known)
 
-    def level(self, now: float, within_s: float | None = None) -> int:
-        """The count; `within_s` takes a shorter time than the window."""
+    def level(self, now: float) -> int:
+        """The count."""
         # Written like `below_at`, so that both round alike: at that time the request has left.
-        while self._times and self._times[0] + self._window_s <= now:
-            self._times.popleft()
-        if within_s is None:
-            return len(self._times)
-        older = itertools.takewhile(lambda time: time + within_s <= now, self._times)
-        return len(self._times) - sum(1 for _ in older)
+        while self._counts and (oldest := next(iter(self._counts))) + self._window_s <= now:
+            self._leave(oldest, self._counts.pop(oldest))
+        return self._total
 
     def below_at(self, bound: float, now: float) -> float:
         """When the count is below `bound` (at least 1) if none is added."""
         level = self.level(now)
-        return now if level < bound else self._times[level - int(bound)] + self._window_s
+        times = iter(self._counts.items())
+        until = now
+        while level >= bound:
+            at, count = next(times)
+            level -= count
+            until = at + self._window_s
+        return until
+
+    def ages(self, now: float) -> tuple[tuple[float, int], ...]:
+        """How many, by how long ago it was at least, in steps of a second; the oldest first."""
+        self.level(now)
+        return tuple(
+            (max(0.0, now - second - 1), count) for second, count in sorted(self._by_second.items())
+        )
+
+    def adopt(self, ages: Iterable[tuple[float, int]], now: float) -> None:
+        """Count, beside what is counted, what another one had."""
+        for age, count in ages:
+            self.add(now - age, count)
+        self._counts = OrderedDict(sorted(self._counts.items()))
+
+    def _leave(self, at: float, count: int) -> None:
+        second = math.floor(at)
+        self._total -= count
+        self._by_second[second] -= count
+        if not self._by_second[second]:
+            del self._by_second[second]

@@ -17,6 +17,9 @@ Whose fault is a refusal? It counts as an attempt of its prompt only if nobody c
 Expected, so collateral, are the refusals of requests that were sent before the last lesson, of
 tests above a ceiling, and for 2 s after a lesson while others of ours are in flight. No ceiling
 below 5 a minute is believed; so a prompt that meets nothing but refusals has them all counted.
+
+Requests may go in blocks: what is let in at once as a block costs no more than a single request,
+and its successes are told as numbers. Tests, probes and refusals stay single.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chutes_opencode.relay.ceiling import Ceiling, RecentCount
+from chutes_opencode.relay.lessons import Lessons
 
 _KEPT_PART = 0.75  # of what was in flight, rounded up: 5 become 4, 100 become 75
 # A server counts arrivals, we count starts, and the way between them varies: what was sent within
@@ -81,21 +85,23 @@ class Pace:
 
 @dataclass(slots=True)
 class Sent:
-    """A request that was let in.
+    """A request that was let in, or a block of them that were let in at once.
 
     Attributes:
-        number: Counts from 1.
+        number: Counts requests from 1; of a block, that of the last one.
         at: When it was let in, seconds.
         tests_flights: Whether it was let in above the ceiling of requests in flight.
         tests_minute: Whether it was let in above the ceiling of requests in a minute.
-        is_taken: Whether the server is known to have taken it.
+        count: How many of it are in flight.
+        taken: How many of those the server is known to have taken.
     """
 
     number: int
     at: float
-    tests_flights: bool
-    tests_minute: bool
-    is_taken: bool = False
+    tests_flights: bool = False
+    tests_minute: bool = False
+    count: int = 1
+    taken: int = 0
 
 
 class Flow:
@@ -116,6 +122,7 @@ class Flow:
         self.refusals = {Outcome.RATE_LIMITED: 0, Outcome.CAPACITY: 0}
         self.refused_in_a_row = 0
         self._recent = RecentCount(_WINDOW_S)
+        self._surely = RecentCount(_LEAST_WINDOW_S)
         self._pause_s = pace.pause_s
         self._probe: Sent | None = None
         # Requests up to these numbers were sent before the last lesson of the kind.
@@ -139,35 +146,52 @@ class Flow:
 
     def _minute_opens_at(self, now: float) -> float:
         room_at = self._recent.below_at(self.minute.value, now)
-        surely = self._recent.level(now, _LEAST_WINDOW_S)
+        surely = self._surely.level(now)
         if surely < self.minute.value:  # there is room, or soon will be: a test would tell nothing
             return room_at
         return min(room_at, self.minute.opens_at(surely, now))
 
-    def let_in(self, now: float) -> Sent:
-        """Count a request as sent; `opens_at` must have said now."""
-        self.count += 1
+    def room(self, now: float) -> int:
+        """How many may go at once as a block: now, and as neither tests nor probes."""
+        if self.paused_until is not None:
+            return 0
+        minute = self.minute.value - self._recent.level(now)
+        return max(0, int(min(self.flights.value - self.in_flight, minute)))
+
+    def let_in(self, now: float, count: int = 1) -> Sent:
+        """Count a request as sent: `opens_at` must have said now; or a block: `room` its size."""
+        self.count += count
         sent = Sent(
             self.count,
             now,
             tests_flights=self.flights.enter(self.in_flight),
-            tests_minute=self.minute.enter(self._recent.level(now, _LEAST_WINDOW_S)),
+            tests_minute=self.minute.enter(self._surely.level(now)),
+            count=count,
         )
-        self.in_flight += 1
-        self._recent.add(now)
+        self.in_flight += count
+        self._recent.add(now, count)
+        self._surely.add(now, count)
         if self.paused_until is not None:
             self._probe = sent
         return sent
 
+    def unused(self, sent: Sent, now: float, count: int = 1) -> None:
+        """So many of what was let in were never sent, and never will be."""
+        self._leave(sent, count, 0)
+        self._recent.forget(sent.at, count)
+        self._surely.forget(sent.at, count)
+        self._settle_tests(sent, Outcome.CANCELLED, now)
+        self._end_probe(sent)
+
     # Learning
 
-    def taken(self, sent: Sent, now: float) -> None:
-        """The server took the request (once for each)."""
-        sent.is_taken = True
-        self._taken += 1
+    def taken(self, sent: Sent, now: float, count: int = 1) -> None:
+        """The server took the request (once for each), or so many of a block."""
+        sent.taken += count
+        self._taken += count
         self.refused_in_a_row = 0
         if sent.number <= self._last_before_shrink:
-            self._fitting += 1
+            self._fitting += count
             self.flights.lift(min(self._fitting, self._most_fitting))
         elif sent.tests_flights:
             self.flights.passed(now)
@@ -180,43 +204,117 @@ class Flow:
         self._pause_s = self._pace.pause_s
 
     def ended(
-        self, sent: Sent, outcome: Outcome, now: float, *, hint: float | None, is_wanted: bool
+        self,
+        sent: Sent,
+        outcome: Outcome,
+        now: float,
+        *,
+        hint: float | None,
+        is_wanted: bool,
+        count: int = 1,
+        taken: int | None = None,
     ) -> bool:
-        """The request ended (once for each).
+        """The request ended (once for each), or so many of a block.
 
         Args:
             sent: Which.
-            outcome: How.
+            outcome: How; of a block, refusals are told one by one.
             now: The time.
             hint: When the server said that it may be tried again; None: it did not.
             is_wanted: Whether another request waits.
+            count: How many of a block.
+            taken: How many of those the server had taken; None: as many as it can be.
 
         Returns:
             Whether it was refused and that could be expected.
         """
-        self.in_flight -= 1
-        self._taken -= sent.is_taken
+        known = min(count, sent.taken) if taken is None else taken
+        self._leave(sent, count, known)
         collateral = False
         if outcome is Outcome.RATE_LIMITED:
             collateral = self._rate_limited(sent, now, hint)
         elif outcome is Outcome.CAPACITY:
             collateral = self._full(sent, now, hint)
         elif outcome is Outcome.OK and is_wanted:
-            self.flights.grow()
+            self.flights.grow(count)
         if outcome in self.refusals:
             self.refusals[outcome] += 1
             self.refused_in_a_row += not collateral
-        self._settle_tests(sent, outcome, now)
+        if not known:
+            self._settle_tests(sent, outcome, now)
+        self._end_probe(sent)
+        return collateral
+
+    def _leave(self, sent: Sent, count: int, taken: int) -> None:
+        self.in_flight -= count
+        sent.count -= count
+        sent.taken -= taken
+        self._taken -= taken
+
+    def _end_probe(self, sent: Sent) -> None:
         if sent is self._probe:
             self._probe = None
-        return collateral
+
+    # Handing over
+
+    def lessons(self, now: float) -> Lessons:
+        """Tell what was learnt, for another flow of the account."""
+        return Lessons(
+            count=self.count,
+            flights=self.flights.lessons(now),
+            minute=self.minute.lessons(now),
+            recent=self._recent.ages(now),
+            paused_s=None if self.paused_until is None else self.paused_until - now,
+            pause_s=self._pause_s,
+            last_before_pause=self._last_before_pause,
+            last_before_shrink=self._last_before_shrink,
+            shrunk_s=now - self._shrunk_at,
+            fitting=(self._fitting, self._most_fitting),
+            rate_limited=self.refusals[Outcome.RATE_LIMITED],
+            capacity=self.refusals[Outcome.CAPACITY],
+            refused_in_a_row=self.refused_in_a_row,
+        )
+
+    def learn(self, lessons: Lessons, now: float) -> None:
+        """Go on from what another flow of the account had learnt."""
+        self.count = max(self.count, lessons.count)
+        self.flights.adopt(lessons.flights, now)
+        self.minute.adopt(lessons.minute, now)
+        self._recent = RecentCount(_WINDOW_S)
+        self._surely = RecentCount(_LEAST_WINDOW_S)
+        self._adopt_recent(lessons.recent, now)
+        self.paused_until = None if lessons.paused_s is None else now + lessons.paused_s
+        self._pause_s = lessons.pause_s
+        self._last_before_pause = lessons.last_before_pause
+        self._last_before_shrink = lessons.last_before_shrink
+        self._shrunk_at = now - lessons.shrunk_s
+        self._fitting, self._most_fitting = lessons.fitting
+        self.refusals[Outcome.RATE_LIMITED] = lessons.rate_limited
+        self.refusals[Outcome.CAPACITY] = lessons.capacity
+        self.refused_in_a_row = lessons.refused_in_a_row
+
+    def count_sent(self, number: int, age_s: float, count: int, now: float) -> None:
+        """Count a block that another flow let in after its last lessons."""
+        self.count = max(self.count, number)
+        self._adopt_recent(((age_s, count),), now)
+
+    def adopt(self, sent: Sent) -> None:
+        """Count as in flight what another flow let in, and has counted as sent."""
+        self.count = max(self.count, sent.number)
+        self.in_flight += sent.count
+        self._taken += sent.taken
+
+    def _adopt_recent(self, ages: tuple[tuple[float, int], ...], now: float) -> None:
+        self._recent.adopt(ages, now)
+        self._surely.adopt(ages, now)
 
     def _rate_limited(self, sent: Sent, now: float, hint: float | None) -> bool:
         self._recent.forget(sent.at)
+        self._surely.forget(sent.at)
         is_late = sent.number <= self._last_before_pause
         is_expected = is_late or sent.tests_minute
         is_probe = self.paused_until is not None and not is_late
-        accepted = self._recent.level(now, _LEAST_WINDOW_S)
+        accepted = self._surely.level(now)
         if is_late:
             self.minute.lower(max(_LEAST_CEILING, accepted))
         elif is_probe and not is_expected:  # refused where there should be room: far too high
@@ -255,8 +353,6 @@ class Flow:
         self._last_before_pause = self.count
 
     def _settle_tests(self, sent: Sent, outcome: Outcome, now: float) -> None:
-        if sent.is_taken:
-            return
         for is_test, ceiling, refusal in (
             (sent.tests_flights, self.flights, Outcome.CAPACITY),
             (sent.tests_minute, self.minute, Outcome.RATE_LIMITED),

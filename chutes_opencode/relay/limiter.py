@@ -1,9 +1,10 @@
 """Who may send when: the queue in front of a provider account.
 
 A running prompt's next step and whatever is sent again (priority) go before new prompts; first
-come, first served among each. How many may go at once, how many in a minute, and when the account
-is paused, `flow.py` learns from the answers. Waiters are woken by answers and by one timer; nothing
-polls. A limiter belongs to one event loop and is called there only (`stats` from anywhere).
+come, first served among each (`waiters.py`). How many may go at once, how many in a minute, and
+when the account is paused, `flow.py` learns from the answers. Waiters are woken by answers and by
+one timer; nothing polls. A limiter belongs to one event loop and is called there only (`stats`
+from anywhere).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import asyncio
 import math
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from chutes_opencode.relay.flow import Flow, Outcome, Pace, Sent
+from chutes_opencode.relay.waiters import Waiters
 
 __all__ = [
     "AdaptiveLimiter",
@@ -68,17 +69,21 @@ class Permit(Protocol):
         `Outcome.OK` tells it too.
         """
 
-    def release(self, outcome: Outcome, *, pause_until: float | None = None) -> bool:
+    def release(self, outcome: Outcome, *, pause_until: float | None = None) -> None:
         """Tell how the request ended.
 
         Args:
             outcome: How.
             pause_until: Monotonic time until which the server asked to wait (with RATE_LIMITED
                 or CAPACITY); None, or a time that has passed: it did not tell.
+        """
 
-        Returns:
-            Whether the refusal was collateral: the request is to be queued again (priority),
-            without counting an attempt of its prompt. False for anything but a refusal.
+    async def is_collateral(self) -> bool:
+        """Tell, after the release, whether a refusal was collateral.
+
+        Then the request is to be queued again (priority), without counting an attempt of its
+        prompt. False for anything but a refusal. Who shares an account with other machines may
+        have to wait for the answer.
         """
 
 
@@ -132,8 +137,7 @@ class AdaptiveLimiter:
         """
         self._flow = Flow(pace or Pace(), random01)
         self._clock = clock
-        self._urgent: _Queue = OrderedDict()
-        self._ordinary: _Queue = OrderedDict()
+        self._waiters: Waiters[_AdaptivePermit] = Waiters(clock)
         self._timer: asyncio.TimerHandle | None = None
         self._last_taken = -math.inf
 
@@ -145,22 +149,13 @@ class AdaptiveLimiter:
         patience: float = math.inf,
     ) -> Permit:
         """Wait for a permit; see `Limiter.acquire`."""
-        now, paused_until = self._clock(), self._flow.paused_until
-        if deadline is not None and deadline <= max(now, paused_until or now):
-            raise TimeoutError("the deadline comes before a permit can")
-        queue = self._urgent if priority else self._ordinary
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
-        queue[waiter] = now, patience
-        self._admit()
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - now):
-                return await waiter
-        except BaseException:
-            queue.pop(waiter, None)
-            given = waiter.done() and not waiter.cancelled() and waiter.exception() is None
-            if given:  # just as the wait was ended
-                waiter.result().release(Outcome.CANCELLED)
-            raise
+        return await self._waiters.wait(
+            self._admit,
+            priority=priority,
+            deadline=deadline,
+            patience=patience,
+            paused_until=self._flow.paused_until,
+        )
 
     def stats(self) -> LimiterStats:
         """Tell what it knows; from any thread."""
@@ -168,7 +163,7 @@ class AdaptiveLimiter:
         return LimiterStats(
             limit=int(flow.flights.value),
             in_flight=flow.in_flight,
-            waiting=len(self._urgent) + len(self._ordinary),
+            waiting=len(self._waiters),
             paused_until=flow.paused_until,
             ceiling=None if math.isinf(flow.minute.value) else int(flow.minute.value),
             permits=flow.count,
@@ -182,20 +177,21 @@ class AdaptiveLimiter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while queue := self._urgent or self._ordinary:
+        while self._waiters:
             now = self._clock()
             opens_at = self._flow.opens_at(now)
             if opens_at > now:
                 if not math.isinf(opens_at):
-                    loop = next(iter(queue)).get_loop()
+                    loop = asyncio.get_running_loop()
                     self._timer = loop.call_later(opens_at - now, self._admit)
                 return
-            waiter, _ = queue.popitem(last=False)
-            if not waiter.done():
-                waiter.set_result(_AdaptivePermit(self, self._flow.let_in(now)))
+            self._waiters.give(self._let_in)
+
+    def _let_in(self) -> _AdaptivePermit:
+        return _AdaptivePermit(self, self._flow.let_in(self._clock()))
 
     def _taken(self, sent: Sent) -> None:
-        if not sent.is_taken:
+        if not sent.taken:
             self._last_taken = self._clock()
             self._flow.taken(sent, self._last_taken)
             self._admit()
@@ -203,45 +199,36 @@ class AdaptiveLimiter:
     def _ended(self, sent: Sent, outcome: Outcome, pause_until: float | None) -> bool:
         now = self._clock()
         hint = pause_until if pause_until is not None and pause_until > now else None
-        is_wanted = bool(self._urgent or self._ordinary)
+        is_wanted = bool(self._waiters)
         collateral = self._flow.ended(sent, outcome, now, hint=hint, is_wanted=is_wanted)
         if outcome in (Outcome.RATE_LIMITED, Outcome.CAPACITY):
-            self._end_waits(now)
+            self._waiters.end_patience(self._last_taken)
         self._admit()
         return collateral
-
-    def _end_waits(self, now: float) -> None:
-        """After a refusal: end the waits of those for whom nothing has got through for too long."""
-        for queue in (self._urgent, self._ordinary):
-            for waiter, (since, patience) in tuple(queue.items()):
-                if now - max(since, self._last_taken) >= patience and not waiter.done():
-                    del queue[waiter]
-                    waiter.set_exception(TimeoutError("the account lets nothing through"))
 
 
 class _AdaptivePermit:
     """A permit of an AdaptiveLimiter."""
 
-    __slots__ = ("_is_released", "_limiter", "_sent")
+    __slots__ = ("_collateral", "_is_released", "_limiter", "_sent")
 
     def __init__(self, limiter: AdaptiveLimiter, sent: Sent) -> None:
         self._limiter = limiter
         self._sent = sent
         self._is_released = False
+        self._collateral = False
 
     def accepted(self) -> None:
         if not self._is_released:
             self._limiter._taken(self._sent)
 
-    def release(self, outcome: Outcome, *, pause_until: float | None = None) -> bool:
+    def release(self, outcome: Outcome, *, pause_until: float | None = None) -> None:
         if self._is_released:
-            return False
+            return
         if outcome is Outcome.OK:
             self.accepted()
         self._is_released = True
-        return self._limiter._ended(self._sent, outcome, pause_until)
+        self._collateral = self._limiter._ended(self._sent, outcome, pause_until)
 
-
-_Waiter = asyncio.Future[_AdaptivePermit]
-_Queue = OrderedDict[_Waiter, tuple[float, float]]
-"""Who waits: since when, and with how much patience, in seconds."""
+    async def is_collateral(self) -> bool:
+        return self._collateral

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from chutes_opencode.relay.estimate import PrefixMemory
 from chutes_opencode.relay.limiter import (
@@ -18,6 +19,28 @@ from chutes_opencode.relay.upstream import UpstreamClient
 _DIGEST_CHARS = 8
 
 
+@dataclass(slots=True)
+class _Process:
+    """What holds for all relays of this process."""
+
+    make: LimiterFactory
+
+
+def _adaptive(_account: str) -> Limiter:
+    return AdaptiveLimiter()
+
+
+_process = _Process(_adaptive)
+
+
+def use_limiters(factory: LimiterFactory | None) -> None:
+    """Have this process's relays make their limiters with `factory`; None: adaptive ones.
+
+    Best before the relay starts: an account that a running relay knows keeps its limiter.
+    """
+    _process.make = factory or _adaptive
+
+
 class Resources:
     """What all prompts of a relay share; belongs to its event loop.
 
@@ -30,11 +53,12 @@ class Resources:
         """Start with nothing open.
 
         Args:
-            make_limiter: Makes the limiter of an account; None: an adaptive one in this process.
+            make_limiter: Makes the limiter of an account; None: this process's factory
+                (`use_limiters`), asked for each account that is new.
         """
         self.client = UpstreamClient()
         self.prefixes = PrefixMemory()
-        self._make_limiter = make_limiter or (lambda _account: AdaptiveLimiter())
+        self._make_limiter = make_limiter or (lambda account: _process.make(account))
         self._limiters: dict[str, Limiter] = {}
 
     def limiter(self, upstream: Upstream, key: str | None) -> Limiter:

@@ -22,7 +22,7 @@ from chutes_opencode.relay.client import Client, ModelRequest
 from chutes_opencode.relay.exchange import exchange
 from chutes_opencode.relay.lease import STOPPED, Lease, relay_stopped
 from chutes_opencode.relay.limiter import LimiterFactory, LimiterStats
-from chutes_opencode.relay.resources import Resources
+from chutes_opencode.relay.resources import Resources, use_limiters
 
 _GRACE_SECONDS = 1
 
@@ -55,7 +55,8 @@ class Relay:
         """Prepare; nothing listens before `start`.
 
         Args:
-            make_limiter: Makes the limiter of a provider account; None: an adaptive one.
+            make_limiter: Makes the limiter of a provider account; None: this process's factory
+                (`use_limiters`), an adaptive one unless another was given.
         """
         self.id = uuid.uuid4().hex
         self._resources = Resources(make_limiter)
@@ -219,6 +220,7 @@ def _after_fork() -> None:
     for relay in _shared.values():
         relay.stop()
     _shared.clear()
+    use_limiters(None)  # the parent's may need threads and connections that the child has not
 
 
 os.register_at_fork(after_in_child=_after_fork)

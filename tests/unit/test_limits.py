@@ -110,6 +110,12 @@ def test_what_can_never_fit_is_refused_by_the_name_of_the_limit() -> None:
     assert told.value.limit == "batch"
 
 
+@pytest.mark.parametrize(("limit", "shown"), [(0.00001, "0.00001"), (5.0, "5"), (100.0, "100")])
+def test_a_limit_is_told_as_dollars_are_written(limit: float, shown: str) -> None:
+    with pytest.raises(LimitExceededError, match=rf"does not fit into \${shown}, of which"):
+        Budget("batch", limit).try_reserve(1000.0)
+
+
 def test_a_limit_is_kept_to_the_cent_fraction_in_spite_of_binary_fractions() -> None:
     budget = Budget("max_cost_usd", 0.3)
     for _ in range(3):  # 0.1 + 0.1 + 0.1 > 0.3

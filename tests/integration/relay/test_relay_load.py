@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -10,11 +12,13 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from chutes_opencode import ServerError, Simulator, TruncatedStreamError
+from chutes_opencode.relay.gathering import GatheringClient
 from chutes_opencode.relay.server import Relay
 from tests.integration.relay.stage import new_async_client, new_client, open_prompt
-from tests.patience import join, longer_and_longer, wait_until
+from tests.patience import WAIT_SECONDS, join, longer_and_longer, wait_until
 from tests.unit.relay.stage import DONE, GOOD, Provider, Reply, chunk, stream
 
 StartSimulator = Callable[..., Simulator]
@@ -60,7 +64,7 @@ def test_a_request_of_20_mib_arrives_whole() -> None:
 
 def test_a_long_stream_takes_no_memory() -> None:
     piece = chunk("x" * 16_000)
-    count = 64 * MIB // len(piece) + 1
+    count = 64 * MIB // 16_000 + 1
 
     async def long(reply: Reply) -> None:
         await reply.start(200, {})
@@ -203,3 +207,31 @@ def _ask(prompt: Any, client: httpx.Client) -> Any:
         return prompt.ask(client)
     except httpx.HTTPError as error:
         return error
+
+
+def test_a_stream_of_tokens_comes_in_few_pieces(
+    start_simulator: StartSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = functools.partial(GatheringClient, seconds=WAIT_SECONDS)
+    monkeypatch.setattr("chutes_opencode.relay.app.GatheringClient", longer)
+    words = "a word and a word " * 15
+    simulator = start_simulator({"token_delay_s": 0.01, "chunk_size": 2})
+
+    with Relay() as relay, relay.lease() as lease, new_client() as client:
+        prompt = open_prompt(relay, lease, simulator, MODEL)
+        with client.stream(
+            "POST", prompt.url, headers=prompt.headers, json=prompt.body(words)
+        ) as answer:
+            lines = answer.iter_lines()
+            first = next(lines)
+            unfinished = not simulator.bill.entries
+            data = [line.removeprefix("data: ") for line in [first, *lines] if line]
+
+    deltas = [
+        choice["delta"].get("content")
+        for row in map(json.loads, data[:-1])
+        for choice in row["choices"]
+    ]
+    assert unfinished, "the first piece came at once"
+    assert "".join(filter(None, deltas)) == words
+    assert len(deltas) <= 4, "and the others together, with their beginning and their end"

@@ -74,10 +74,10 @@ async def prompt(limiter: Limiter, account: Account) -> float:
     while attempts < RETRIES:
         permit = await limiter.acquire(priority=attempts > 0)
         outcome, hint = await account.ask(permit.accepted)
-        collateral = permit.release(outcome, pause_until=hint)
+        permit.release(outcome, pause_until=hint)
         if outcome is Outcome.OK:
             return clock() - began
-        attempts += not collateral
+        attempts += not await permit.is_collateral()
     raise RefusedError(outcome.value)
 
 

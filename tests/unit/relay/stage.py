@@ -42,14 +42,16 @@ def chunk(text: str = "", finish: str | None = None, **more: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+# As providers begin; what has a role is not gathered with what has none, so it comes byte for byte.
+FIRST = event({"model": MODEL, "choices": [{"delta": {"role": "assistant", "content": "Hel"}}]})
 GOOD = (
-    chunk("Hel"),
+    FIRST,
     chunk("lo"),
     chunk(finish="stop"),
     event({"model": MODEL, "choices": [], "usage": USAGE}),
     DONE,
 )
-BROKEN = (chunk("Hel"), chunk("lo"))
+BROKEN = (FIRST, chunk("lo"))
 
 
 @dataclass(slots=True)

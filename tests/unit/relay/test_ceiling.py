@@ -165,14 +165,74 @@ def test_the_count_forgets_what_is_older_than_the_window() -> None:
     assert recent.level(1000.0) == 0
 
 
-def test_the_count_can_look_back_less_far() -> None:
-    recent = RecentCount(60.0)
-    for time in (0.0, 1.0, 50.0):
-        recent.add(time)
+def test_growth_can_be_told_at_once() -> None:
+    growing = ceiling(4, most=20)
 
-    assert recent.level(55.0, within_s=54.5) == 2
-    assert recent.level(55.0, within_s=5.0) == 0
-    assert recent.level(55.0) == 3
+    growing.grow(10)
+    assert growing.value == 14
+    growing.grow(10)
+
+    assert growing.value == 20
+
+
+def test_another_ceiling_goes_on_with_what_was_learnt() -> None:
+    tested, heir = learnt(4), ceiling(50, most=90)
+    tested.failed(10.0)
+    tested.enter(4)
+
+    heir.adopt(tested.lessons(11.0), 111.0)
+
+    assert heir.value == 4
+    assert heir.opens_at(4, now=111.0) == 114.0
+    assert ceiling(4).lessons(5.0).test_in_s == math.inf
+
+
+def test_many_are_counted_and_taken_back_at_once() -> None:
+    recent = RecentCount(60.0)
+    recent.add(1.0, 10)
+    recent.add(1.0, 5)
+
+    recent.forget(1.0, 3)
+    assert recent.level(2.0) == 12
+    recent.forget(1.0, 100)
+
+    assert recent.level(2.0) == 0
+    assert recent.ages(2.0) == ()
+
+
+def test_it_tells_when_there_will_be_room_among_many() -> None:
+    recent = RecentCount(60.0)
+    for time in (0.0, 1.0, 2.0):
+        recent.add(time, 10)
+
+    assert [recent.below_at(bound, 5.0) for bound in (31, 30, 21, 20, 11, 10, 1)] == [
+        5.0,
+        60.0,
+        60.0,
+        61.0,
+        61.0,
+        62.0,
+        62.0,
+    ]
+
+
+def test_it_tells_how_old_they_are_at_least() -> None:
+    recent = RecentCount(60.0)
+    for time, count in ((0.5, 1), (3.25, 2), (3.75, 4), (9.25, 8)):
+        recent.add(time, count)
+
+    assert recent.ages(9.5) == ((8.5, 1), (5.5, 6), (0.0, 8))
+
+
+def test_ages_can_be_counted_where_there_are_later_ones() -> None:
+    recent = RecentCount(60.0)
+    recent.add(100.0, 3)
+
+    recent.adopt(((50.0, 7), (20.0, 1)), now=100.0)
+
+    assert recent.level(109.9) == 11
+    assert recent.level(110.0) == 4
+    assert recent.level(140.0) == 3
 
 
 def test_a_request_can_be_taken_back() -> None:

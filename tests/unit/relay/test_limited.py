@@ -136,6 +136,7 @@ def test_an_answer_longer_than_it_was_allowed_is_cut_at_the_dollar_limit(stage: 
 
     assert booking.ended == "max_cost_usd"
     assert isinstance(booking.error, LimitExceededError)
+    assert booking.error.overrun
     assert len(s.provider.asked) == 1
 
 
@@ -223,6 +224,7 @@ def test_what_can_never_fit_into_the_dollars_is_not_sent(stage: MakeStage) -> No
     assert booking.ended == "max_cost_usd"
     assert isinstance(booking.error, LimitExceededError)
     assert booking.error.limit == "max_cost_usd"
+    assert not booking.error.overrun
 
 
 def test_a_shared_budget_is_never_overdrawn_by_what_runs_at_once(stage: MakeStage) -> None:

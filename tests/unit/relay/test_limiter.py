@@ -46,7 +46,8 @@ async def ask(made: Limiter, *, priority: bool = False, deadline: float | None =
 async def test_a_free_account_gives_a_permit_at_once() -> None:
     permit = await limiter().acquire()
 
-    assert permit.release(Outcome.OK) is False
+    permit.release(Outcome.OK)
+    assert not await permit.is_collateral()
     assert clock() == 0.0
 
 
@@ -236,7 +237,7 @@ async def test_a_permit_is_released_once() -> None:
     permit = await made.acquire()
 
     permit.release(Outcome.CAPACITY)
-    assert permit.release(Outcome.CAPACITY) is False
+    permit.release(Outcome.CAPACITY)
     permit.accepted()
 
     assert made.stats().in_flight == 0
@@ -257,13 +258,16 @@ async def test_being_taken_counts_once() -> None:
 
 
 @in_virtual_time
-async def test_release_tells_what_was_collateral() -> None:
+async def test_a_permit_tells_whether_its_refusal_was_collateral() -> None:
     made = limiter()
     permits = [await made.acquire() for _ in range(3)]
 
-    assert permits[0].release(Outcome.RATE_LIMITED) is False
-    assert permits[1].release(Outcome.RATE_LIMITED) is True
-    assert permits[2].release(Outcome.CANCELLED) is False
+    for permit, outcome in zip(
+        permits, (Outcome.RATE_LIMITED, Outcome.RATE_LIMITED, Outcome.CANCELLED), strict=True
+    ):
+        permit.release(outcome)
+
+    assert [await permit.is_collateral() for permit in permits] == [False, True, False]
 
 
 @in_virtual_time

@@ -103,13 +103,14 @@ class LimiterMachine(RuleBasedStateMachine):
         self.held.remove(permit)
         until = None if hint is None else self.loop.time() + hint
 
-        def act() -> bool:
-            collateral = permit.release(outcome, pause_until=until)
+        def act() -> None:
+            permit.release(outcome, pause_until=until)
             if cancel and self.waiting:  # in the very moment in which it may have got the permit
                 self.waiting[0].task.cancel()
-            return collateral
 
-        assert not self.do(act) or outcome in (Outcome.RATE_LIMITED, Outcome.CAPACITY)
+        self.do(act)
+        collateral = self.loop.run_until_complete(permit.is_collateral())
+        assert not collateral or outcome in (Outcome.RATE_LIMITED, Outcome.CAPACITY)
         self.settle()
 
     @rule(seconds=st.floats(0.01, 100))

@@ -13,6 +13,7 @@ import pytest
 from chutes_opencode.errors import ServerError
 from chutes_opencode.relay import server as relay_server
 from chutes_opencode.relay.limiter import AdaptiveLimiter, Limiter, Pace
+from chutes_opencode.relay.resources import use_limiters
 from chutes_opencode.relay.server import Relay, shared_relay
 from tests.patience import WAIT_SECONDS, join, wait_until
 from tests.unit.relay.stage import MAIN, Stage, nothing, set_up, whole
@@ -160,6 +161,56 @@ def test_the_limiter_can_be_replaced_and_is_one_for_each_account(stack: ExitStac
     assert all(whole(s.ask(session)) for session in (MAIN, "ses_two", MAIN))
     assert len(accounts) == 2
     assert not any("cpk_" in account for account in accounts)
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_process_can_have_other_limiters_for_new_accounts(stack: ExitStack) -> None:
+    accounts: list[str] = []
+
+    def make(account: str) -> Limiter:
+        accounts.append(account)
+        return AdaptiveLimiter(Pace(start=3))
+
+    relay = shared_relay()
+    stack.callback(use_limiters, None)
+    known, new, other = set_up(stack, relay), set_up(stack, relay), set_up(stack, relay)
+    known.open()
+    assert whole(known.ask())
+
+    use_limiters(make)
+    for each in (new, known):
+        each.open("ses_two")
+        assert whole(each.ask("ses_two"))
+    use_limiters(None)
+    other.open()
+    assert whole(other.ask())
+
+    assert len(accounts) == 1
+    assert [each.limiter().limit for each in (known, new, other)] == [16, 3, 16]
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_forked_child_has_limiters_of_its_own(stack: ExitStack) -> None:
+    stack.callback(use_limiters, None)
+    use_limiters(lambda _account: AdaptiveLimiter(Pace(start=3)))
+    reader, writer = os.pipe()
+
+    child = os.fork()
+    if child == 0:
+        try:
+            with ExitStack() as inner:
+                s = set_up(inner, inner.enter_context(Relay()))
+                s.open()
+                s.ask()
+                os.write(writer, f"{s.limiter().limit}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    heard = os.read(reader, 1000)
+    os.waitpid(child, 0)
+    os.close(reader)
+
+    assert heard == b"16"
 
 
 def _get(relay: Relay) -> httpx.Response:
