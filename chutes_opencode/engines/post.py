@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 
 from chutes_opencode.engines.base import Observe
 from chutes_opencode.events import Event
@@ -22,20 +23,24 @@ class Post:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Carry to `loop`."""
         self.loop = loop
-        self._events: deque[tuple[Observe, Event]] = deque()
+        self._calls: deque[Callable[[], object]] = deque()
         self._due = False
 
     def send(self, observe: Observe, event: Event) -> None:
         """Have `observe` told of an event soon; from within any event loop."""
-        self._events.append((observe, event))
+        self.call(lambda: tell_safely(observe, event))
+
+    def call(self, told: Callable[[], object]) -> None:
+        """Have `told` called soon, in its turn; from within any event loop."""
+        self._calls.append(told)
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._wake)
 
     def deliver(self) -> None:
         """Tell all that has come; on the loop's own thread."""
-        while self._events:
-            tell_safely(*self._events.popleft())
+        while self._calls:
+            self._calls.popleft()()
 
     def _wake(self) -> None:
         self._due = False  # first: what comes from here on asks for the next delivery

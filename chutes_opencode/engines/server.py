@@ -13,6 +13,7 @@ from typing import Self
 
 from chutes_opencode.engines.base import not_run
 from chutes_opencode.engines.commands import read_text
+from chutes_opencode.engines.entrance import Entrance
 from chutes_opencode.engines.folder_pool import delete_path
 from chutes_opencode.engines.folders import Folders
 from chutes_opencode.engines.leftovers import PASSWORD_VARIABLE
@@ -47,6 +48,7 @@ class Server:
         plan: What it was started for.
         api: Its client.
         folders: The agents' folders on it.
+        entrance: The way in, for a prompt.
         lease: Its way by the relay, whose key is its API key; None: it has none.
         marker: The agent's prompt in its config, which the relay replaces; None: it is not to be.
         workspace: Where it lives.
@@ -73,6 +75,7 @@ class Server:
         self.plan = plan
         self.api = api
         self.folders = Folders(workspace.root, api)
+        self.entrance = Entrance()
         self.lease = lease
         self.marker = launch.marker
         self.workspace = workspace

@@ -79,6 +79,7 @@ class Turn:
         self._request = request
         self._seated = seated
         self._api = seated.server.api
+        self._sent = False
         self._stop: str | None = None
         self._refusal: ApiError | None = None
         self._answer: Row = {}
@@ -94,7 +95,7 @@ class Turn:
             wire: Its way to the provider; what it hears goes to `telling`.
         """
         started = time.monotonic()
-        sending = asyncio.create_task(self._send())
+        sending = asyncio.create_task(self._send(wire))
         try:
             try:
                 async with asyncio.timeout(self._request.timeout_seconds) as timeout:
@@ -132,16 +133,19 @@ class Turn:
         self.rows = [mask_value(row) for row in rows[self._seated.before :]]
         return self.rows
 
-    async def _send(self) -> dict[str, Any]:
+    async def _send(self, wire: Wire) -> dict[str, Any]:
         request = self._request
         parts = [*map(_file_part, request.attachments), _text_part(request.prompt)]
-        return await self._api.send(
-            self._seated.session_id,
-            agent=request.agent_name,
-            provider_id=self._seated.provider_id,
-            model_id=request.model,
-            parts=parts,
-        )
+        async with self._seated.server.entrance.enter() as let_next:
+            wire.when_asked(let_next)
+            self._sent = True
+            return await self._api.send(
+                self._seated.session_id,
+                agent=request.agent_name,
+                provider_id=self._seated.provider_id,
+                model_id=request.model,
+                parts=parts,
+            )
 
     async def _watch(
         self, sending: asyncio.Task[dict[str, Any]], wire: Wire, clock: AttemptClock
@@ -159,6 +163,10 @@ class Turn:
 
         First through the server: a client that goes away does not stop opencode.
         """
+        if not self._sent:  # it waits for its turn to go in: nothing there is to be stopped
+            sending.cancel()
+            await asyncio.wait([sending])
+            return
         session_id = self._seated.session_id
         stopped = await _within(ABORT_SECONDS, self._api.abort(session_id))
         if stopped:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +69,9 @@ class Wire(Protocol):
 
     def told(self, observe: Observe) -> Observe:
         """Return who is told what opencode writes: not twice what the way has told."""
+
+    def when_asked(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called, on this loop, when opencode asks its model for the first time."""
 
     async def close(self) -> None:
         """End what is still under way; then the exchanges are whole."""
@@ -137,6 +140,9 @@ class GuardWire:
         """Return `observe`: opencode's own parts are all that there is."""
         return observe
 
+    def when_asked(self, tell: Callable[[], None]) -> None:
+        """Do nothing: its process has one prompt only."""
+
     async def close(self) -> None:
         """Do nothing: the guard ends with its process."""
 
@@ -199,6 +205,10 @@ class RelayWire:
                 observe(event)
 
         return observe_rest
+
+    def when_asked(self, tell: Callable[[], None]) -> None:
+        """Ask the booking, which is at home on the relay's loop."""
+        self._booking.when_asked(lambda: self._post.call(tell))
 
     async def close(self) -> None:
         """Close the booking; all that it has told is delivered."""

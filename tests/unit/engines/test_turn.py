@@ -2,71 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from chutes_opencode.catalog.models import Price
-from chutes_opencode.engines.base import Evidence
-from chutes_opencode.engines.server import Server
-from chutes_opencode.engines.turn import Seated, Turn
-from chutes_opencode.errors import LimitExceededError
-from chutes_opencode.events import Event, TextDelta
+from chutes_opencode.events import TextDelta
 from chutes_opencode.opencode.api import ApiError
-from chutes_opencode.request import FilePart, PromptRequest
+from chutes_opencode.request import FilePart
 from chutes_opencode.results import Exchange
 from tests.unit.engines.turns import (
     ANSWERED,
     GONE,
     FakeApi,
-    FakeServer,
     FakeWire,
-    Work,
-    answers,
+    Play,
     asked,
-    hangs,
     said,
-    works_until_aborted,
 )
-from tests.unit.relay import virtual_time
 
 CALLED = Exchange(200, finish_reason="tool_calls")
 KEY = "cpk_unit.test.key.of.nobody"
 PICTURE = FilePart("a.png", b"1", "image/png")
 ERROR = {"name": "APIError", "data": {"message": "no"}}
-
-
-class Play:
-    """A turn on a fake server, in virtual time."""
-
-    def __init__(self, work: Work = answers, wire: FakeWire | None = None) -> None:
-        self.api = FakeApi(work)
-        self.server = FakeServer(self.api)
-        self.wire = wire or FakeWire(ANSWERED)
-        self.events: list[Event] = []
-        self.ended_at = 0.0
-
-    def run(
-        self, *, seated: dict[str, Any] | None = None, relayed: bool = True, **fields: Any
-    ) -> Evidence:
-        asked_for: dict[str, Any] = {
-            "prompt": "hello",
-            "model": "m",
-            "timeout_seconds": 60.0,
-        } | fields
-        request = PromptRequest(**asked_for)
-        place = Seated(cast(Server, self.server), "chutes", "ses_1", "ses_0", **seated or {})
-
-        async def main() -> Evidence:
-            turn = Turn(request, place, self.events.append, relayed=relayed)
-            try:
-                return await turn.run(self.wire)
-            finally:
-                self.ended_at = virtual_time.clock()
-
-        return virtual_time.run(main())
 
 
 # --- an answer ------------------------------------------------------------------------------------
@@ -272,107 +231,3 @@ def test_what_nobody_has_thought_of_is_raised() -> None:
 
     with pytest.raises(ZeroDivisionError):
         played.run()
-
-
-# --- its end --------------------------------------------------------------------------------------
-
-
-def test_what_takes_too_long_is_aborted() -> None:
-    played = Play(works_until_aborted)
-
-    evidence = played.run(timeout_seconds=10.0)
-
-    assert (evidence.stopped, evidence.returncode) == ("timeout", -1)
-    assert played.api.calls == ["send", "abort"]
-    assert played.ended_at == pytest.approx(10, abs=0.5)
-    assert (played.server.draining, played.server.killed) == (False, False)
-
-
-def test_a_queue_is_no_part_of_the_time() -> None:
-    played = Play(works_until_aborted)
-    played.wire.queued = [None] * 80 + [20.0]
-
-    evidence = played.run(timeout_seconds=10.0)
-
-    assert evidence.stopped == "timeout"
-    assert evidence.queued_s == 20.0
-    assert played.ended_at == pytest.approx(30, abs=0.5)
-
-
-@pytest.mark.parametrize(
-    ("fields", "stopped"), [({"halted": True}, "relay"), ({"phase": "tool"}, "tool")]
-)
-def test_what_cannot_go_on_is_aborted(fields: dict[str, Any], stopped: str) -> None:
-    played = Play(works_until_aborted)
-    for name, value in fields.items():
-        setattr(played.wire, name, value)
-
-    assert played.run().stopped == stopped
-    assert played.api.calls == ["send", "abort"]
-    assert played.ended_at < 1
-
-
-def test_an_answer_that_only_says_the_relay_has_stopped_is_none() -> None:
-    played = Play(answers)
-    played.wire.halted = True
-
-    assert played.run().stopped == "relay"
-    assert played.api.calls == ["send"]
-
-
-@pytest.mark.parametrize(
-    ("abort", "health", "killed"),
-    [
-        pytest.param("ok", True, False, id="the session goes on"),
-        pytest.param("fails", True, False, id="only the abort fails"),
-        pytest.param("fails", False, True, id="nobody answers"),
-        pytest.param("hangs", False, True, id="nobody answers in time"),
-    ],
-)
-def test_a_server_that_cannot_stop_a_session_gets_no_more_prompts(
-    abort: str, *, health: bool, killed: bool
-) -> None:
-    played = Play(hangs)
-    played.api.health = health
-    if abort == "fails":
-        played.api.failing["abort"] = ApiError(500, None)
-    if abort == "hangs":
-        played.api.hanging = {"abort"}
-
-    evidence = played.run(timeout_seconds=10.0)
-
-    assert evidence.stopped == "timeout"
-    assert (played.server.draining, played.server.killed) == (True, killed)
-    assert played.ended_at < 30
-
-
-def test_a_crash_during_the_abort_does_not_hide_why_it_was_aborted() -> None:
-    async def work(api: FakeApi, _session_id: str) -> Any:
-        await api.aborted.wait()
-        raise GONE
-
-    assert Play(work).run(timeout_seconds=10.0).stopped == "timeout"
-
-
-def test_a_caller_that_goes_away_leaves_nothing_running() -> None:
-    api = FakeApi(works_until_aborted)
-    request = PromptRequest(prompt="hello", model="m")
-    seated = Seated(cast(Server, FakeServer(api)), "chutes", "ses_1", "ses_1")
-
-    async def main() -> None:
-        turn = Turn(request, seated, lambda _event: None, relayed=True)
-        running = asyncio.create_task(turn.run(FakeWire()))
-        await virtual_time.settle()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-
-    virtual_time.run(main())
-    assert api.calls == ["send", "abort"]
-
-
-def test_what_the_relay_ended_it_for_is_told() -> None:
-    played = Play()
-    played.wire.ended = LimitExceededError(limit="max_requests")
-
-    assert played.run().ended is played.wire.ended

@@ -6,12 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from chutes_opencode.engines.base import Observe
+from chutes_opencode.engines.base import Evidence, Observe
+from chutes_opencode.engines.entrance import Entrance
+from chutes_opencode.engines.server import Server
+from chutes_opencode.engines.turn import Seated, Turn
 from chutes_opencode.errors import OpenCodeError
+from chutes_opencode.events import Event
 from chutes_opencode.opencode.api import ServerGoneError
+from chutes_opencode.request import PromptRequest
 from chutes_opencode.results import Exchange, Usage
+from tests.unit.relay import virtual_time
 
 ANSWERED = Exchange(status=200, finish_reason="stop", usage=Usage(input=1, num_requests=1))
 
@@ -114,6 +120,7 @@ class FakeServer:
         self.alive = True
         self.explained: dict[str, str] = {}
         self.plan = SimpleNamespace(exclusive=False)
+        self.entrance = Entrance()
 
     def stderr_tail(self) -> str:
         return "its last words"
@@ -126,7 +133,7 @@ class FakeServer:
 
 
 class FakeWire:
-    """Stands for an attempt's way to the provider."""
+    """Stands for an attempt's way to the provider; opencode asks its model at once."""
 
     base_url = key = ""
     plugin: Path | None = None
@@ -161,8 +168,42 @@ class FakeWire:
     def told(self, observe: Observe) -> Observe:
         return observe
 
+    def when_asked(self, tell: Callable[[], None]) -> None:
+        tell()
+
     async def close(self) -> None:
         self.closed = True
 
 
 GONE = ServerGoneError("nobody answers")
+
+
+class Play:
+    """A turn on a fake server, in virtual time."""
+
+    def __init__(self, work: Work = answers, wire: FakeWire | None = None) -> None:
+        self.api = FakeApi(work)
+        self.server = FakeServer(self.api)
+        self.wire = wire or FakeWire(ANSWERED)
+        self.events: list[Event] = []
+        self.ended_at = 0.0
+
+    def run(
+        self, *, seated: dict[str, Any] | None = None, relayed: bool = True, **fields: Any
+    ) -> Evidence:
+        asked_for: dict[str, Any] = {
+            "prompt": "hello",
+            "model": "m",
+            "timeout_seconds": 60.0,
+        } | fields
+        request = PromptRequest(**asked_for)
+        place = Seated(cast(Server, self.server), "chutes", "ses_1", "ses_0", **seated or {})
+
+        async def main() -> Evidence:
+            turn = Turn(request, place, self.events.append, relayed=relayed)
+            try:
+                return await turn.run(self.wire)
+            finally:
+                self.ended_at = virtual_time.clock()
+
+        return virtual_time.run(main())
