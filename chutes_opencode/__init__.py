@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from chutes_opencode.catalog.providers import Provider, register_provider
     from chutes_opencode.catalog.selection import Selection
     from chutes_opencode.classify import classify_error
+    from chutes_opencode.distributed import PromptPool as PromptPool
+    from chutes_opencode.distributed import PromptWorker as PromptWorker
+    from chutes_opencode.distributed import RayExecutor as RayExecutor
+    from chutes_opencode.distributed import prompt_dataset as prompt_dataset
+    from chutes_opencode.distributed import prompt_task as prompt_task
+    from chutes_opencode.distributed import ray_batch as ray_batch
     from chutes_opencode.engines.pool_limits import EngineStats
     from chutes_opencode.errors import (
         AuthenticationError,
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
         LimitExceededError,
         MaxOutputTokensError,
         ModelNotFoundError,
+        NoWorkerError,
         OpenCodeError,
         OpenCodeNotFoundError,
         PermanentError,
@@ -53,6 +60,7 @@ if TYPE_CHECKING:
         TransientError,
         TruncatedStreamError,
         UnknownOpenCodeError,
+        WorkerLostError,
     )
     from chutes_opencode.events import (
         AttemptEnded,
@@ -132,6 +140,7 @@ _HOMES = {
         "LimitExceededError",
         "MaxOutputTokensError",
         "ModelNotFoundError",
+        "NoWorkerError",
         "OpenCodeError",
         "OpenCodeNotFoundError",
         "PermanentError",
@@ -144,6 +153,7 @@ _HOMES = {
         "TransientError",
         "TruncatedStreamError",
         "UnknownOpenCodeError",
+        "WorkerLostError",
     ),
     "events": (
         "AttemptEnded",
@@ -179,7 +189,20 @@ _HOMES = {
     "settings": ("Settings", "load_settings"),
     "simulator": ("Scenario", "Simulator"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+# They need the extra `[ray]`, so they are not in `__all__`: a star import must do without it.
+_OF_EXTRAS = {
+    "distributed": (
+        "PromptPool",
+        "PromptWorker",
+        "RayExecutor",
+        "prompt_dataset",
+        "prompt_task",
+        "ray_batch",
+    ),
+}
+_HOME_OF = {
+    name: home for homes in (_HOMES, _OF_EXTRAS) for home, names in homes.items() for name in names
+}
 
 __all__ = [
     "Attempt",
@@ -214,6 +237,7 @@ __all__ = [
     "Message",
     "Model",
     "ModelNotFoundError",
+    "NoWorkerError",
     "OpenCodeError",
     "OpenCodeNotFoundError",
     "Params",
@@ -256,6 +280,7 @@ __all__ = [
     "UnknownOpenCodeError",
     "Usage",
     "Waiting",
+    "WorkerLostError",
     "__version__",
     "arun_batch",
     "classify_error",

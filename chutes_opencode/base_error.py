@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsIndex, TypedDict, Unpack
 
 from chutes_opencode.masking import mask
 
@@ -41,6 +41,17 @@ class OpenCodeError(Exception):
     default_error_type: ClassVar[str] = "error"
     default_hint: ClassVar[str] = "Run `chutes-opencode doctor`; it names what is wrong."
 
+    def __new__(cls, *args: Any, **_details: Any) -> Self:
+        """Make it; out of one of ours by a class of another's that stands for it, with its cause.
+
+        Ray raises an error of a task as one of a class that it derives from the error's own and
+        makes from the error alone.
+        """
+        error = super().__new__(cls, *args)
+        if args and isinstance(args[0], OpenCodeError) and issubclass(cls, type(args[0])):
+            error.__cause__ = args[0].__cause__
+        return error
+
     def __init__(
         self,
         node_id: str = "unknown",
@@ -64,16 +75,23 @@ class OpenCodeError(Exception):
         self.result = details.get("result")
         super().__init__(f"{self.error_type} on {node_id}: {self.raw_message[:200]}")
 
-    def place(self, node_id: str, model: str) -> None:
+    def place(self, node_id: str, model: str | None) -> None:
         """Say where it happened, and to which model; what is known of it already stays.
 
         Args:
             node_id: The machine.
-            model: The model of the call, for an error that names none.
+            model: The model of the call, for an error that names none; None: there is none.
         """
         self.node_id = node_id
         self.model = self.model or model
         self.args = (f"{self.error_type} on {node_id}: {self.raw_message[:200]}",)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Pickle what a class of another's stands for: nobody else could find that class."""
+        stands_for = self.__dict__.get("cause")
+        if isinstance(stands_for, OpenCodeError) and isinstance(self, type(stands_for)):
+            return stands_for.__reduce_ex__(protocol)
+        return super().__reduce_ex__(protocol)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by state, so that a subclass with new fields needs no code of its own.

@@ -25,7 +25,9 @@
         │   └── TruncatedStreamError   the stream ended without a finish reason
         ├── PromptTimeoutError     our deadline; the process tree is gone
         ├── UnknownOpenCodeError   anything unclassified
-        └── EmptyResponseError     a clean end without an answer
+        ├── EmptyResponseError     a clean end without an answer
+        └── WorkerLostError        a cluster's worker was lost with the prompt
+            └── NoWorkerError          no worker of the cluster is left
 
 All of them survive pickle, cloudpickle and copy with every field and their cause. The positional
 constructor arguments are those of the seed's backend.
@@ -52,6 +54,7 @@ __all__ = [
     "LimitExceededError",
     "MaxOutputTokensError",
     "ModelNotFoundError",
+    "NoWorkerError",
     "OpenCodeError",
     "OpenCodeNotFoundError",
     "PermanentError",
@@ -64,6 +67,7 @@ __all__ = [
     "TransientError",
     "TruncatedStreamError",
     "UnknownOpenCodeError",
+    "WorkerLostError",
 ]
 
 
@@ -170,6 +174,8 @@ class LimitExceededError(PermanentError):
     Attributes:
         limit: Which one: "max_requests", "max_tokens", "max_cost_usd", "max_total_cost_usd" or
             "max_process_cost_usd".
+        overrun: Whether one answer went on beyond what it was allowed to cost: something of the
+            limit may be left for others.
     """
 
     default_error_type = "limit_exceeded"
@@ -181,10 +187,13 @@ class LimitExceededError(PermanentError):
         exit_code: int = -1,
         raw_message: str = "",
         limit: str = "",
+        *,
+        overrun: bool = False,
         **details: Unpack[Details],
     ) -> None:
         """Take the seed's positional arguments, then the name of the limit."""
         self.limit = limit
+        self.overrun = overrun
         super().__init__(node_id, exit_code, raw_message, **details)
 
 
@@ -365,3 +374,17 @@ class EmptyResponseError(TransientError):
 
     default_error_type = "empty_response"
     default_hint = "Try again; if it lasts, the model answers this prompt with nothing."
+
+
+class WorkerLostError(TransientError):
+    """The worker on which the prompt ran is gone, and with it what the prompt came to."""
+
+    default_error_type = "worker_lost"
+    default_hint = "Run it again; what was asked until then may have been billed."
+
+
+class NoWorkerError(WorkerLostError):
+    """No worker of the cluster is left, and none came in time."""
+
+    default_error_type = "no_worker"
+    default_hint = "Look at the cluster (`ray status`), then run the same again: it goes on."

@@ -18,7 +18,7 @@ from collections.abc import (
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from chutes_opencode import background
 from chutes_opencode.arguments import PromptArguments, as_folder, tool_servers
@@ -39,9 +39,12 @@ from chutes_opencode.prepare import prepare
 from chutes_opencode.relay.server import RelayStats, shared_relay
 from chutes_opencode.request import Limits, Params, check_shapes
 from chutes_opencode.results import QueryResult
-from chutes_opencode.runtime import Runtime
-from chutes_opencode.settings import Settings, load_settings
+from chutes_opencode.runtime import Runtime, instance_settings
+from chutes_opencode.settings import Settings
 from chutes_opencode.transcript_log import TranscriptLog
+
+if TYPE_CHECKING:
+    from chutes_opencode.distributed.tasks import ResultRef
 
 Item = str | Mapping[str, Any]
 
@@ -147,7 +150,7 @@ class ChutesOpenCodeLLM:
             "retries": retries,
             "opencode_bin": opencode_bin,
         }
-        settings = _with_overrides(settings, overrides)
+        settings = instance_settings(settings, overrides)
         entry = find_provider(provider, files=settings.provider_files())
         self.settings = settings.for_provider(entry, base_url=base_url)
         self._options = Options(
@@ -257,6 +260,12 @@ class ChutesOpenCodeLLM:
                 yield result
         finally:
             await background.Job(results.aclose()).join()
+
+    def remote(self, prompt: str = "", **arguments: Unpack[PromptArguments]) -> ResultRef:
+        """Run one prompt on a Ray cluster (extra `[ray]`); as `prompt_task.remote`, see there."""
+        from chutes_opencode.distributed.tasks import prompt_task
+
+        return prompt_task.remote(self, prompt, **arguments)
 
     @staticmethod
     def relay_stats() -> RelayStats:
@@ -386,11 +395,3 @@ class ChutesOpenCodeLLM:
                 self._log_file.append(str(arguments.get("prompt", "")), result)
             except OSError as error:  # a full disk must not cost a paid prompt
                 self._logger().warning("log_dir cannot be written", error=repr(error))
-
-
-def _with_overrides(settings: Settings | None, overrides: Mapping[str, Any]) -> Settings:
-    """Return the settings, with the constructor's arguments over them."""
-    if settings is None:
-        return load_settings(**overrides)
-    given = {name: value for name, value in overrides.items() if value is not None}
-    return settings.overridden(**given)

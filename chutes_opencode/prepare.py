@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Unpack
 
@@ -22,6 +21,7 @@ from chutes_opencode.call import Call
 from chutes_opencode.catalog.models import Model
 from chutes_opencode.credentials import key_advice
 from chutes_opencode.errors import ConfigurationError
+from chutes_opencode.node import node_id
 from chutes_opencode.options import Options, check_params
 from chutes_opencode.request import ChatMessage, PromptRequest, check_shapes
 from chutes_opencode.retry import RetryPolicy
@@ -94,7 +94,7 @@ async def prepare(
             sample_index=given.get("sample_index", 0),
         ),
         price=model.price,
-        node_id=socket.gethostname(),
+        node_id=node_id(),
         policy=RetryPolicy(retries=runtime.settings.retries),
         deadline_seconds=runtime.settings.deadline_seconds,
         patterns=options.provider.patterns,

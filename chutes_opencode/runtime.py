@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from chutes_opencode.catalog.catalog import shared_lookup
 from chutes_opencode.catalog.lookup import ModelLookup
@@ -13,10 +14,26 @@ from chutes_opencode.catalog.providers import Provider
 from chutes_opencode.engine_set import EngineSet
 from chutes_opencode.errors import ConfigurationError
 from chutes_opencode.limits import Budget
-from chutes_opencode.settings import Settings, inherited_environment
+from chutes_opencode.settings import Settings, inherited_environment, load_settings
 from chutes_opencode.spending import process_budget
 
 CANDIDATES = 5
+
+
+def instance_settings(given: Settings | None, arguments: Mapping[str, Any]) -> Settings:
+    """Return an instance's settings: its constructor's arguments over those that it was given.
+
+    Args:
+        given: None: what `load_settings` finds.
+        arguments: Fields of `Settings`; None says nothing.
+
+    Raises:
+        ConfigurationError: A value that cannot be.
+    """
+    if given is None:
+        return load_settings(**arguments)
+    said = {name: value for name, value in arguments.items() if value is not None}
+    return given.overridden(**said)
 
 
 @dataclass(frozen=True, slots=True)

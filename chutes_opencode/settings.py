@@ -22,7 +22,7 @@ that holds the key. Relative paths in a file start at that file's folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -393,3 +393,8 @@ def inherited_environment(environ: Mapping[str, str] | None = None) -> dict[str,
 def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for npm: the caller's (registry, proxy, cache) without model keys."""
     return without_keys(os.environ if environ is None else environ)
+
+
+def ray_environment() -> MutableMapping[str, str]:
+    """Return this process's environment: Ray reads there what it is told (`RAY_…`)."""
+    return os.environ

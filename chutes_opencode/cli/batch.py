@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chutes_opencode.cli import batch_views
+from chutes_opencode.cli import batch_diff, batch_views
 from chutes_opencode.cli.batch_estimate import show_estimate
 from chutes_opencode.cli.batch_options import (
     AGAIN,
+    CLUSTER,
     MODEL,
     OUTPUT,
     RUN,
     Asked,
+    Cluster,
+    On,
     OnBudget,
     OptionalValues,
     Transcripts,
+    read_cluster,
     read_retry,
 )
 from chutes_opencode.cli.completion import complete_models
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from chutes_opencode.batch.running.runner import BatchArguments
     from chutes_opencode.batch.running.summary import BatchSummary
     from chutes_opencode.llm import ChutesOpenCodeLLM
+
+RunBatch = Callable[..., "BatchSummary"]
 
 app = typer.Typer(
     help="Run many prompts: durable, resumable, within a budget.", no_args_is_help=True
@@ -72,12 +79,12 @@ def open_batch_llm(
 def run(
     *,
     out: Annotated[
-        Path,
+        str,
         typer.Option(
             "-o",
             "--out",
-            metavar="DIR",
-            help="Folder of the run. One that has a run in it is gone on with.",
+            metavar="DIR|URL",
+            help="Folder of the run, or a URL (s3://, gs://, …). A run in it is gone on with.",
             rich_help_panel=OUTPUT,
             show_default=False,
         ),
@@ -117,6 +124,33 @@ def run(
             rich_help_panel=RUN,
         ),
     ] = OnBudget.FINISH,
+    on: Annotated[
+        On,
+        typer.Option(
+            "--on",
+            help="local: this machine; ray: a cluster, which then needs a DIR that all its nodes "
+            "see, or a URL.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = On.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of the cluster: auto (it must be there), host:port. Without it: the one of "
+            "RAY_ADDRESS or of this machine, else one that is started for this batch.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Workers, each with a warm opencode; without it: one for each node.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -155,7 +189,12 @@ def run(
     what is done is not asked again.
 
     Ctrl-C finishes the prompts in flight and stops; a second one stops at once.
+
+    With --on ray the prompts run on a cluster. Workers write answers into
+    DIR/shards; all other commands read them and results.jsonl as one.
     """
+    cluster = read_cluster(on, address, workers)
+    run_it = batch_runner(None if dry_run else cluster, quiet=quiet)
     arguments = asked.arguments(
         retry_failed=read_retry(retry_failed or ()),
         on_budget=on_budget.value,
@@ -171,15 +210,35 @@ def run(
         if dry_run:
             show_estimate(asked, llm, arguments, out=out, like=None, measure=True)
             return
-        summary = carry_out(asked.items, llm, out, arguments, quiet=quiet)
+        summary = carry_out(run_it, asked.items, llm, out, arguments, quiet=quiet)
     finish(summary, report=report, as_json=asked.as_json)
 
 
+def batch_runner(cluster: Cluster | None, *, quiet: bool) -> RunBatch:
+    """Return what runs a batch: here, or on a cluster, which is looked for when it begins.
+
+    Raises:
+        ConfigurationError: Ray is not installed.
+    """
+    if cluster is None:
+        from chutes_opencode.batch.running.runner import run_batch
+
+        return run_batch
+    from chutes_opencode.distributed.batches import ray_batch
+
+    return partial(ray_batch, **cluster, tell=None if quiet else say)
+
+
 def carry_out(
-    items: str, llm: ChutesOpenCodeLLM, out: Path, arguments: BatchArguments, *, quiet: bool
+    run_it: RunBatch,
+    items: str,
+    llm: ChutesOpenCodeLLM,
+    out: str,
+    arguments: BatchArguments,
+    *,
+    quiet: bool,
 ) -> BatchSummary:
     """Run a batch, show how far it is, and let signals stop it."""
-    from chutes_opencode.batch.running.runner import run_batch
     from chutes_opencode.batch.running.stop import StopSwitch, pressed_by_signals
     from chutes_opencode.batch.running.summary import BrokenRunError
     from chutes_opencode.cli.batch_progress import told_of_stops, watching
@@ -192,7 +251,7 @@ def carry_out(
     ):
         watched: BatchArguments = {**arguments, "on_progress": display.show, "stop": switch}
         try:
-            return run_batch(items, llm, out, **watched)
+            return run_it(items, llm, out, **watched)
         except BrokenRunError as error:
             if error.summary is None:
                 raise
@@ -207,7 +266,7 @@ def finish(summary: BatchSummary, *, report: bool, as_json: bool) -> None:
     """
     from chutes_opencode.cli.batch_summary import (
         figures,
-        results_path,
+        results_place,
         summary_code,
         summary_fields,
         tell_summary,
@@ -217,9 +276,7 @@ def finish(summary: BatchSummary, *, report: bool, as_json: bool) -> None:
     models = figures(summary.out_dir) if begun else ()
     path = None
     if report and begun:
-        from chutes_opencode.batch.report.page import write_report
-
-        path = write_report(summary.out_dir)
+        path = batch_views.write_report(summary.place or str(summary.out_dir))
     if as_json:
         print_json(summary_fields(summary, models, path))
     else:
@@ -227,7 +284,7 @@ def finish(summary: BatchSummary, *, report: bool, as_json: bool) -> None:
         if path is not None:
             say(f"report: {path}")
         if begun:
-            typer.echo(str(results_path(summary.out_dir)))
+            typer.echo(results_place(summary))
     if code := summary_code(summary):
         raise typer.Exit(code)
 
@@ -235,20 +292,20 @@ def finish(summary: BatchSummary, *, report: bool, as_json: bool) -> None:
 def estimate(
     *,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-o",
             "--out",
-            metavar="DIR",
+            metavar="DIR|URL",
             help="The run's folder, if there is one: only what is left of it is estimated.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
     asked: Asked,
     like: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="DIR",
+            metavar="DIR|URL",
             help="Learn from the answers of that run how long answers are.",
             rich_help_panel=RUN,
         ),
@@ -277,5 +334,5 @@ app.command("run", cls=OptionalValues)(grouped(run))
 app.command("estimate", cls=OptionalValues)(grouped(estimate))
 app.command("status")(batch_views.status)
 app.command("report")(batch_views.report)
-app.command("diff")(batch_views.diff)
+app.command("diff")(batch_diff.diff)
 app.command("export")(batch_views.export)

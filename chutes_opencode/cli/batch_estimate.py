@@ -29,8 +29,8 @@ def show_estimate(
     llm: ChutesOpenCodeLLM,
     arguments: BatchArguments,
     *,
-    out: Path | None,
-    like: Path | None,
+    out: str | None,
+    like: str | None,
     measure: bool,
 ) -> None:
     """Check the items, and print what the prompts that have no result yet will use and cost.
@@ -39,8 +39,8 @@ def show_estimate(
         asked: The command's options.
         llm: What will run them.
         arguments: How, as `run_batch` takes it.
-        out: The run's folder, which need not be there.
-        like: Another run, to learn from.
+        out: The run's folder or URL, where no run need be.
+        like: Another run's, to learn from.
         measure: Whether some prompts are tried against the simulator.
     """
     from chutes_opencode.batch.estimate.estimate import estimate_batch
@@ -50,16 +50,17 @@ def show_estimate(
     from chutes_opencode.cli.session import waiting
 
     options = batch_options(arguments)
+    run, other = (None if place is None else local_copy(place) for place in (out, like))
     with tempfile.TemporaryDirectory(prefix="chutes-opencode-") as folder, waiting():
         dataset = check_items(open_source(asked.items, options.format), Path(folder), options)
         found = estimate_batch(
             dataset.tasks,
             llm,
             items=dataset.count,
-            standing=standing_results(out, options),
+            standing=standing_results(run, options),
             defaults={"output_schema": options.output_schema} if options.output_schema else None,
-            out_dir=out,
-            like=like,
+            out_dir=run,
+            like=other,
             measure=measure,
             simulate=asked.simulate,
             concurrency=options.concurrency,
@@ -71,6 +72,15 @@ def show_estimate(
     if dataset.bad_count:
         say(f"{dataset.bad_count:,} bad rows are left out; the first: {dataset.bad[0]}")
     print_estimate(found)
+
+
+def local_copy(place: str) -> Path:
+    """Return the folder of a run, or what is there of one at a URL, as a folder of this machine."""
+    from chutes_opencode.batch.store.run_place import VIEW, open_place
+
+    found = open_place(place, VIEW)
+    found.pull()
+    return found.folder
 
 
 def standing_results(out: Path | None, options: BatchOptions) -> Callable[[Task], str]:

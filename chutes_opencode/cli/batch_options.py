@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
 import typer
 from typer.core import TyperCommand
@@ -24,6 +24,7 @@ ITEMS = "Items: what is asked"
 MODEL = "Model: who is asked, and how"
 AGENT = "Agent: what it may do"
 RUN = "Run: how many, how fast, how dear"
+CLUSTER = "Cluster: where it runs"
 AGAIN = "Again: what was run before"
 OUTPUT = "Output"
 
@@ -53,6 +54,25 @@ class Transcripts(StrEnum):
     ALL = "all"
     FAILED = "failed"
     NONE = "none"
+
+
+class On(StrEnum):
+    """Where a batch runs."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+class Cluster(TypedDict):
+    """On which cluster a batch runs, as `ray_batch` takes it.
+
+    Attributes:
+        address: The cluster's; None: the one that is found, else one of this machine.
+        workers: How many; None: one for each node.
+    """
+
+    address: str | None
+    workers: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +216,8 @@ class Asked:
         typer.Option(
             min=1,
             metavar="N",
-            help="Most prompts at once; fewer run as long as the provider takes no more.",
+            help="Most prompts at once (on Ray: of each worker); fewer run as long as the provider "
+            "takes no more.",
             rich_help_panel=RUN,
         ),
     ] = None
@@ -276,6 +297,23 @@ def with_values(args: Sequence[str]) -> Iterator[str]:
             yield from (f"{word}={name}" for name in classes or (ALL,))
         else:
             yield word
+
+
+def read_cluster(on: On, address: str | None, workers: int | None) -> Cluster | None:
+    """Return the cluster that is meant; None: this machine, without Ray.
+
+    Raises:
+        ConfigurationError: Something is said of a cluster that is not asked for.
+    """
+    if on is On.RAY:
+        return {"address": address, "workers": workers}
+    for option, value in (("--address", address), ("--workers", workers)):
+        if value is not None:
+            raise ConfigurationError(
+                raw_message=f"{option} is about a Ray cluster, and the batch runs on this machine",
+                hint=f"Add --on ray, or leave {option} out.",
+            )
+    return None
 
 
 def read_retry(values: Sequence[str]) -> bool | tuple[str, ...]:

@@ -223,6 +223,7 @@ def line(snapshot: Snapshot, *, cap_usd: float | None = None) -> str:
         f"batch: {ended:,} of {snapshot.total:,} ({share(ended, snapshot.total)})",
         f"{snapshot.failed:,} failed" if snapshot.failed else "",
         f"{snapshot.in_flight:,} in flight" if snapshot.in_flight else "",
+        *cluster(snapshot),
         f"{snapshot.prompts_per_s:.1f} prompts/s" if snapshot.prompts_per_s else "",
         money_line(snapshot, cap_usd=cap_usd),
         "" if snapshot.eta_s is None or not snapshot.left else f"{span(snapshot.eta_s)} left",
@@ -252,6 +253,8 @@ def view(snapshot: Snapshot, now: float, *, cap_usd: float | None = None) -> Ren
     far = f"{ended:,} of {snapshot.total:,}  {share(ended, snapshot.total)}"
     bar.add_row(ProgressBar(total=max(snapshot.total, 1), completed=ended), Text(far))
     lines = [Text(counts(snapshot)), Text(pace(snapshot, now)), Text(_money(snapshot, cap_usd))]
+    if workers := cluster(snapshot):
+        lines.insert(1, Text(" · ".join(workers)))
     if snapshot.waiting:
         lines.append(Text(f"waiting: {mask(snapshot.waiting)}", style="yellow"))
     if snapshot.errors:
@@ -270,6 +273,14 @@ def counts(snapshot: Snapshot) -> str:
         parts.append(f"{snapshot.skipped:,} done before")
     waiting = max(snapshot.left - snapshot.in_flight, 0)
     return " · ".join([*parts, f"{waiting:,} to come"])
+
+
+def cluster(snapshot: Snapshot) -> list[str]:
+    """Return how many workers there are, and how often a lost one cost a prompt twice."""
+    shown = [counted(snapshot.workers, "worker")] if snapshot.workers else []
+    if snapshot.resent:
+        shown.append(f"{counted(snapshot.resent, 'prompt')} sent again")
+    return shown
 
 
 def pace(snapshot: Snapshot, now: float) -> str:

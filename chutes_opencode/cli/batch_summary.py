@@ -53,12 +53,14 @@ def summary_fields(
     return {
         "ok": summary_code(summary) == OK,
         "out_dir": str(summary.out_dir),
-        "results": str(results_path(summary.out_dir)),
+        "place": summary.place,
+        "results": results_place(summary),
         "total": summary.total,
         "done": summary.done,
         "skipped": summary.skipped,
         "failed": summary.failed,
         "left": summary.left,
+        "resent": summary.resent,
         "bad_rows": summary.bad,
         "usage": asdict(summary.usage),
         "cost_usd": summary.cost_usd,
@@ -71,11 +73,16 @@ def summary_fields(
     }
 
 
-def results_path(folder: Path) -> Path:
-    """Return the file that holds a run's results."""
-    from chutes_opencode.batch.store.folder import RESULTS
+def results_place(summary: BatchSummary) -> str:
+    """Return where a run's results are: their file; the whole run, where workers have shards."""
+    from chutes_opencode.batch.store.lines import RESULTS
+    from chutes_opencode.batch.store.remote import is_url
+    from chutes_opencode.batch.store.shard_files import SHARDS
 
-    return folder / RESULTS
+    if is_url(summary.place):
+        return summary.place
+    sharded = (summary.out_dir / SHARDS).is_dir()
+    return str(summary.out_dir if sharded else summary.out_dir / RESULTS)
 
 
 def tell_summary(summary: BatchSummary, models: Sequence[ModelFigures]) -> None:
@@ -104,6 +111,9 @@ def summary_lines(summary: BatchSummary) -> list[str]:
         f"{spent} in all, {seconds(summary.duration_s)}",
         *bad,
     ]
+    if summary.resent:
+        again = counted(summary.resent, "prompt")
+        lines.append(f"about {again} sent again, and perhaps paid twice: what ran them was lost")
     if summary.errors:
         kinds = sorted(summary.errors.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{count(number)} {name}" for name, number in kinds)

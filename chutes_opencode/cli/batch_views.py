@@ -1,10 +1,9 @@
-"""`batch status`, `report`, `diff`, `export`: what a run's folder tells."""
+"""`batch status`, `report`, `export`: what a run's folder tells."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,12 +15,10 @@ from chutes_opencode.cli.output import JsonOption, counted, print_json, print_ta
 from chutes_opencode.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from chutes_opencode.batch.compare import Comparison
     from chutes_opencode.batch.running.progress import Snapshot
     from chutes_opencode.batch.store.folder import RunFolder
 
 LOOKS_PER_SECOND = 1.0
-SHOWN_CHANGES = 20
 STDOUT = "-"
 NOT_BEGUN = "not begun"
 BROKEN_OFF = "broken off"
@@ -38,7 +35,7 @@ class ExportFormat(StrEnum):
 
 
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Folder of the run.", show_default=False)
+    str, typer.Argument(metavar="DIR|URL", help="Folder or URL of the run.", show_default=False)
 ]
 
 
@@ -53,14 +50,14 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Say how far a run is; also from another terminal while it runs."""
-    from chutes_opencode.batch.store.folder import RunFolder
+    from chutes_opencode.batch.store.folder import open_folder
 
     if sum((watch, prometheus, as_json)) > 1:
         raise ConfigurationError(
             raw_message="--watch, --prometheus and --json exclude each other",
             hint="Choose one of them.",
         )
-    run = RunFolder(folder)
+    run = open_folder(folder)
     if watch:
         _watch(run)
         return
@@ -133,6 +130,8 @@ def status_lines(
         ("failed", count(snapshot.failed)),
         ("errors", errors(snapshot)),
         ("in flight", count(snapshot.in_flight) if holder else ""),
+        ("workers", count(snapshot.workers) if holder and snapshot.workers else ""),
+        ("sent again", f"about {counted(snapshot.resent, 'prompt')}" if snapshot.resent else ""),
         ("waiting", snapshot.waiting),
         ("spent", money_line(snapshot, cap_usd=budget(run))),
         ("projected", dollars(snapshot.projected_usd)
@@ -150,7 +149,7 @@ def status_fields(run: RunFolder, state: str, snapshot: Snapshot) -> dict[str, A
     holder = run.holder()
     return {
         "run_id": run.manifest.run_id,
-        "path": str(run.path),
+        "path": run.place,
         "dataset": dict(run.manifest.dataset),
         **asdict(snapshot),
         "state": state,
@@ -178,6 +177,7 @@ def _watch(run: RunFolder) -> None:
             if state not in (RUNNING, STOPPING):
                 break
             time.sleep(1 / LOOKS_PER_SECOND)
+            run.refresh(results=False)
     print_table(("", ""), status_lines(run, state, snapshot, now=time.time()))
 
 
@@ -190,7 +190,6 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write one HTML file about a run, which opens offline: figures, errors, transcripts."""
-    from chutes_opencode.batch.report.page import write_report
     from chutes_opencode.cli.session import waiting
 
     with waiting():
@@ -201,6 +200,25 @@ def report(
 
         if not webbrowser.open(path.absolute().as_uri()):
             say(f"there is no browser here; open {path}")
+
+
+def write_report(place: str, out: Path | None = None) -> Path:
+    """Write the report of a run, and have it at the run's URL, too, if it has one.
+
+    Args:
+        place: The run's folder or URL.
+        out: Another file, which stays on this machine.
+
+    Returns:
+        The file on this machine.
+    """
+    from chutes_opencode.batch.report import page
+    from chutes_opencode.batch.store.folder import open_folder
+
+    path = page.write_report(place, out)
+    if out is None:
+        open_folder(place).publish(path.name)
+    return path
 
 
 def export(
@@ -217,7 +235,10 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="Instead of a file in the folder; - is standard output."
+            "--out",
+            metavar="FILE",
+            help="Instead of a file in the folder (of a URL: in a copy of it here); - is standard "
+            "output.",
         ),
     ] = None,
     model: Annotated[
@@ -235,10 +256,10 @@ def export(
     the text as it is.
     """
     from chutes_opencode.batch import exports
-    from chutes_opencode.batch.store.folder import RunFolder
+    from chutes_opencode.batch.store.folder import open_folder
     from chutes_opencode.cli.session import waiting
 
-    run = RunFolder(folder)
+    run = open_folder(folder)
     model = None if model is None else _asked_name(run, model)
     if out is not None and str(out) == STDOUT:
         exports.write(run, file_format, sys.stdout.buffer, model=model, sample=sample)
@@ -258,6 +279,8 @@ def export(
         )
     with waiting():
         rows = exports.export(run, file_format, path, model=model, sample=sample)
+        if out is None:
+            run.publish(path.name)
     typer.echo(str(path))
     say(f"{counted(rows, 'result')} written")
 
@@ -276,111 +299,6 @@ def _asked_name(run: RunFolder, model: str) -> str:
         return ""
     known = ", ".join(sorted(name or own for name in names))
     raise ConfigurationError(
-        raw_message=f"no result in {run.path} is of the model {model!r}",
+        raw_message=f"no result in {run.place} is of the model {model!r}",
         hint=f"There are results of: {known}." if known else "Wait until there are results.",
     )
-
-
-def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another.", show_default=False)],
-    as_json: JsonOption = False,
-) -> None:
-    """Compare two runs: what came out differently, what it cost more or less."""
-    from chutes_opencode.batch.compare import compare
-    from chutes_opencode.batch.store.folder import RunFolder
-    from chutes_opencode.batch.store.manifest import differences
-    from chutes_opencode.cli.session import waiting
-
-    first, second = RunFolder(a), RunFolder(b)
-    if first.path.samefile(second.path):
-        say(f"{a} and {b} are the same run: there is nothing to compare")
-    settings = differences(first.manifest, second.manifest)
-    with waiting():
-        found = compare(first.records(), second.records())
-    if as_json:
-        print_json({"ok": True, "settings": settings, **asdict(found)})
-        return
-    for difference in settings:
-        say(f"setting {difference}")
-    own = [str(run.manifest.settings.get("model") or "") for run in (first, second)]
-    _print_sides((str(a), str(b)), own, found)
-    print()
-    print_table(("", ""), _difference_lines(found))
-    if found.changes:
-        print()
-        _print_changes(found)
-
-
-def _print_sides(names: tuple[str, str], own: Sequence[str], found: Comparison) -> None:
-    """Print both runs side by side; `own` are the models of what asked for none by name."""
-    from chutes_opencode.batch.report.numbers import count, dollars, seconds
-
-    asked = [
-        ", ".join(model or default for model in side.models)
-        for side, default in zip((found.a, found.b), own, strict=True)
-    ]
-    rows = [
-        ("models", *asked),
-        ("results", *(count(side.items) for side in (found.a, found.b))),
-        ("answers", *(count(side.ok) for side in (found.a, found.b))),
-        ("failed", *(count(side.failed) for side in (found.a, found.b))),
-        ("tokens", *(count(side.tokens) for side in (found.a, found.b))),
-        ("cost", *(dollars(side.cost_usd) for side in (found.a, found.b))),
-        ("median time", *(seconds(side.p50_s) for side in (found.a, found.b))),
-        ("95 % within", *(seconds(side.p95_s) for side in (found.a, found.b))),
-    ]
-    print_table(("", *names), rows)
-
-
-def _difference_lines(found: Comparison) -> list[tuple[str, str]]:
-    from chutes_opencode.batch.report.numbers import count
-
-    rows = [
-        ("in both", found.both),
-        ("same text", found.same_text),
-        ("other text", found.other_text),
-        ("failed, now answered", found.fixed),
-        ("answered, now failed", found.broken),
-        ("failed in both", found.failed_both),
-        ("only in the first", len(found.only_a)),
-        ("only in the second", len(found.only_b)),
-    ]
-    lines = [(name, count(number)) for name, number in rows]
-    per_item = _more(found.median_tokens, found.median_cost_usd, found.median_latency_s)
-    return (
-        [*lines, ("median item", f"{per_item}, where both have an answer")] if per_item else lines
-    )
-
-
-def _more(tokens: float | None, cost_usd: float | None, latency_s: float | None) -> str:
-    """Return what the second run took more, or less."""
-    from chutes_opencode.batch.report.numbers import dollars, seconds
-
-    parts = [] if tokens is None else [f"{tokens:+,.0f} tokens"]
-    for value, shown in ((cost_usd, dollars), (latency_s, seconds)):
-        if value is not None:
-            parts.append(f"{'-' if value < 0 else '+'}{shown(abs(value))}")
-    return ", ".join(parts)
-
-
-def _print_changes(found: Comparison) -> None:
-    rows: Sequence[Sequence[str]] = [
-        (
-            _named(change.key),
-            change.before if change.before == change.after else f"{change.before} → {change.after}",
-            {True: "same", False: "other", None: ""}[change.same_text],
-            "asked differently" if change.asked_differently else "",
-            _more(change.tokens, change.cost_usd, change.latency_s),
-        )
-        for change in found.changes[:SHOWN_CHANGES]
-    ]
-    print_table(("item", "became", "text", "", "more"), rows)
-    more = len(found.changes) - len(rows)
-    if more:
-        say(f"and {counted(more, 'other change')} (--json has them all)")
-
-
-def _named(key: tuple[str, str, int]) -> str:
-    item, model, sample = key
-    return " ".join(part for part in (item, model, f"sample {sample}" if sample else "") if part)

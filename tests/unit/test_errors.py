@@ -28,6 +28,7 @@ from chutes_opencode.errors import (
     LimitExceededError,
     MaxOutputTokensError,
     ModelNotFoundError,
+    NoWorkerError,
     OpenCodeError,
     OpenCodeNotFoundError,
     PermanentError,
@@ -40,6 +41,7 @@ from chutes_opencode.errors import (
     TransientError,
     TruncatedStreamError,
     UnknownOpenCodeError,
+    WorkerLostError,
 )
 from chutes_opencode.masking import MASK, register_secret
 from chutes_opencode.results import QueryResult, Usage
@@ -72,13 +74,15 @@ TREE: dict[type[OpenCodeError], tuple[type[OpenCodeError], str]] = {
     PromptTimeoutError: (TransientError, "timeout"),
     UnknownOpenCodeError: (TransientError, "unknown"),
     EmptyResponseError: (TransientError, "empty_response"),
+    WorkerLostError: (TransientError, "worker_lost"),
+    NoWorkerError: (WorkerLostError, "no_worker"),
 }
 
 # The fields that a class has beside those of all.
 OWN_FIELDS: dict[type[OpenCodeError], dict[str, Any]] = {
     BillingError: {"reset_time": NOON},
     ModelNotFoundError: {"suggestions": ("a/b", "c/d")},
-    LimitExceededError: {"limit": "max_requests"},
+    LimitExceededError: {"limit": "max_requests", "overrun": True},
     MaxOutputTokensError: {"partial_text": "half an ans"},
     StructuredOutputError: {"partial_text": "{}", "validation_errors": ("$: too short",)},
     RateLimitError: {"reset_time": NOON},

@@ -31,7 +31,7 @@ def test_a_short_value_is_not_taken_for_a_secret() -> None:
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ("key cpk_0123456789abcdef.x-y end", f"key {MASK} end"),
+        ("key cpk_masking0123456789.x-y end", f"key {MASK} end"),
         ("cpk_short", "cpk_short"),
         ("Authorization: Bearer abcdefgh12345678", f"Authorization: Bearer {MASK}"),
         ("AUTHORIZATION: BEARER abcdefgh12345678==", f"AUTHORIZATION: BEARER {MASK}"),

@@ -21,11 +21,12 @@ def names_for_type_checkers() -> dict[str, set[str]]:
     """The imports under `if TYPE_CHECKING`, by the module that they come from."""
     tree = ast.parse(Path(chutes_opencode.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    return {
-        str(node.module).removeprefix("chutes_opencode."): {alias.name for alias in node.names}
-        for node in imports
-    }
+    names: dict[str, set[str]] = {}
+    for node in block.body:
+        if isinstance(node, ast.ImportFrom):
+            home = str(node.module).removeprefix("chutes_opencode.")
+            names.setdefault(home, set()).update(alias.name for alias in node.names)
+    return names
 
 
 @pytest.mark.parametrize("name", chutes_opencode.__all__)
@@ -36,9 +37,16 @@ def test_each_public_name_can_be_imported(name: str) -> None:
 def test_people_and_type_checkers_are_told_the_same() -> None:
     homes = {home: set(names) for home, names in chutes_opencode._HOMES.items()}
 
-    assert names_for_type_checkers() == homes
+    extras = {home: set(names) for home, names in chutes_opencode._OF_EXTRAS.items()}
+    assert names_for_type_checkers() == homes | extras
     assert {"__version__", *set().union(*homes.values())} == set(chutes_opencode.__all__)
     assert dir(chutes_opencode) == sorted(chutes_opencode.__all__)
+
+
+@pytest.mark.parametrize("name", chutes_opencode._OF_EXTRAS["distributed"])
+def test_each_name_of_an_extra_can_be_imported_but_is_in_no_star_import(name: str) -> None:
+    assert getattr(chutes_opencode, name) is getattr(chutes_opencode.distributed, name)
+    assert name not in chutes_opencode.__all__
 
 
 @pytest.mark.parametrize("home", chutes_opencode._HOMES)

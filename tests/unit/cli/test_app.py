@@ -27,6 +27,8 @@ EXIT_CODES = {
     "UnknownOpenCodeError": 1,
     "EmptyResponseError": 1,
     "StructuredOutputError": 1,
+    "WorkerLostError": 1,
+    "NoWorkerError": 1,
     "ConfigurationError": 2,
     "OpenCodeNotFoundError": 2,
     "ToolServerError": 2,

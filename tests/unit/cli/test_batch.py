@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from chutes_opencode.batch.report import figures
 from chutes_opencode.errors import ConfigurationError
+
+DISTRIBUTED = "chutes_opencode.distributed"
 
 Run = Callable[..., Any]
 Rows = list[dict[str, Any]]
@@ -268,3 +271,54 @@ def test_a_report_that_cannot_be_is_told_of_first(
 
     assert (result.exit_code, Path("out").exists()) == (2, False)
     assert "plotly is missing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--workers", "2"), "Add --on ray, or leave --workers out."),
+        (("--address", "auto"), "Add --on ray, or leave --address out."),
+        (("--on", "slurm"), "--on"),
+    ],
+)
+def test_a_cluster_is_asked_for_in_words_that_there_are(
+    batch: Run, arguments: tuple[str, ...], said: str
+) -> None:
+    result = batch(*arguments)
+
+    assert (result.exit_code, Path("out").exists()) == (2, False)
+    assert said in result.stderr
+
+
+def test_without_ray_one_line_says_how_to_get_it(
+    batch: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(DISTRIBUTED)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    result = batch("--on", "ray")
+
+    assert (result.exit_code, result.stdout, Path("out").exists()) == (2, "", False)
+    error, fix = result.stderr.splitlines()
+    assert "pip install 'chutes-opencode[ray]'" in error
+    assert fix == "fix: pip install 'chutes-opencode[ray]'."
+
+
+def test_a_run_at_a_url_is_read_as_a_folder_is(run: Run, items: Any, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/bucket/run"
+    plain = ("--simulate", "--engine", "direct", "--no-tools")
+
+    ran = run("batch", "run", items(SUMS), "-o", url, *plain, "--quiet")
+    again = run("batch", "estimate", items(SUMS), "-o", url, *plain)
+    status = run("batch", "status", url)
+    exported = run("batch", "export", url, "--format", "jsonl")
+    reported = run("batch", "report", url)
+
+    assert (ran.exit_code, ran.stdout) == (0, f"{url}\n"), ran.stderr
+    assert again.stdout.startswith("4 items, 4 prompts, 0 to run\n")
+    assert "4 of 4 prompts, 100 %" in status.stdout
+    assert Path(exported.stdout.strip()).read_text().count("\n") == 4
+    assert Path(reported.stdout.strip()).read_text().startswith("<!doctype html>")
+    assert (tmp_path / "bucket/run/report.html").exists()
+    assert (tmp_path / "bucket/run/results.flat.jsonl").exists()

@@ -1,10 +1,16 @@
-"""Options of `batch run` that may stand without a value."""
+"""Options of `batch run`: those that may stand without a value, and those of a cluster."""
 
 from __future__ import annotations
 
 import pytest
 
-from chutes_opencode.cli.batch_options import error_classes, read_retry, with_values
+from chutes_opencode.cli.batch_options import (
+    On,
+    error_classes,
+    read_cluster,
+    read_retry,
+    with_values,
+)
 from chutes_opencode.errors import ConfigurationError
 
 
@@ -52,3 +58,21 @@ def test_an_error_class_that_there_is_not_is_refused() -> None:
 
 def test_every_class_of_the_tree_may_be_named() -> None:
     assert {"OpenCodeError", "ColdModelError", "LimitExceededError"} <= error_classes()
+
+
+def test_a_batch_runs_here_unless_a_cluster_is_asked_for() -> None:
+    assert read_cluster(On.LOCAL, None, None) is None
+    assert read_cluster(On.RAY, None, None) == {"address": None, "workers": None}
+    assert read_cluster(On.RAY, "auto", 3) == {"address": "auto", "workers": 3}
+
+
+@pytest.mark.parametrize(
+    ("address", "workers", "named"), [("auto", None, "--address"), (None, 3, "--workers")]
+)
+def test_what_is_said_of_a_cluster_needs_one(
+    address: str | None, workers: int | None, named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named) as raised:
+        read_cluster(On.LOCAL, address, workers)
+
+    assert raised.value.hint.startswith("Add --on ray")

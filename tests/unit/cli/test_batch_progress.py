@@ -81,6 +81,13 @@ def test_what_there_is_nothing_of_is_not_shown() -> None:
         assert word not in shown
 
 
+def test_a_cluster_shows_its_workers_and_what_a_lost_one_cost() -> None:
+    shown = drawn(replace(HALFWAY, workers=3, resent=7))
+
+    assert shown[2].rstrip() == "3 workers · 7 prompts sent again"
+    assert not any("worker" in line or "again" in line for line in drawn(HALFWAY))
+
+
 def test_what_is_waited_for_is_said_without_secrets() -> None:
     register_secret("batch-secret-0001")
 
@@ -197,6 +204,12 @@ def test_a_line_has_all_that_a_log_needs() -> None:
         "batch: 492 of 1,000 (49 %), 12 failed, 16 in flight, 3.2 prompts/s, $0.041, "
         "2 min 36 s left"
     )
+
+
+def test_a_line_counts_workers_and_what_was_sent_again() -> None:
+    shown = line(Snapshot(total=10, in_flight=4, workers=1, resent=1))
+
+    assert shown == "batch: 0 of 10 (0 %), 4 in flight, 1 worker, 1 prompt sent again, $0"
 
 
 def test_something_else_than_a_terminal_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:

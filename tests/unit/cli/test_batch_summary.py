@@ -11,6 +11,7 @@ import pytest
 from chutes_opencode.batch.report.summary import ModelFigures
 from chutes_opencode.batch.running.summary import BatchSummary
 from chutes_opencode.cli.batch_summary import (
+    results_place,
     summary_code,
     summary_fields,
     summary_lines,
@@ -100,6 +101,13 @@ def test_the_exit_code_tells_how_it_ended(summary: BatchSummary, code: int) -> N
             ["nothing is left to do: 10 prompts done before"],
         ),
         (
+            replace(ALL_WELL, resent=2),
+            [
+                "10 answers, 0 failed, 0 left; $0.25 in all, 4.0 s",
+                "about 2 prompts sent again, and perhaps paid twice: what ran them was lost",
+            ],
+        ),
+        (
             replace(ALL_WELL, bad=5),
             ["10 answers, 0 failed, 0 left; $0.25 in all, 4.0 s", "5 bad rows were left out"],
         ),
@@ -135,7 +143,7 @@ def test_programs_get_one_object() -> None:
     )
 
     assert (shown["ok"], shown["total"], shown["failed"], shown["left"]) == (False, 10, 3, 0)
-    assert shown["bad_rows"] == 5
+    assert (shown["bad_rows"], shown["resent"]) == (5, 0)
     assert shown["results"] == "runs/today/results.jsonl"
     assert (shown["report"], shown["error"], shown["stopped_by"]) == ("r.html", None, "")
     assert (shown["models"][0]["model"], shown["models"][0]["usage"]["input"]) == ("acme/a", 900)
@@ -145,3 +153,13 @@ def test_programs_get_the_error_that_stopped_it() -> None:
     shown = summary_fields(stopped(BillingError(raw_message="no balance")), [], None)
 
     assert (shown["error"]["type"], shown["error"]["exit_code"]) == ("BillingError", 4)
+
+
+def test_results_are_one_file_or_the_run_where_there_are_shards(tmp_path: Path) -> None:
+    alone = replace(ALL_WELL, out_dir=tmp_path, place=str(tmp_path))
+    at_a_url = replace(alone, place="s3://bucket/run")
+
+    assert results_place(alone) == str(tmp_path / "results.jsonl")
+    assert results_place(at_a_url) == "s3://bucket/run"
+    (tmp_path / "shards").mkdir()
+    assert results_place(alone) == str(tmp_path)

@@ -1,0 +1,1 @@
+"""Prompts as rows of a Ray Data set."""

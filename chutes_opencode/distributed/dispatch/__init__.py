@@ -1,0 +1,1 @@
+"""The driver's side: which worker gets what, and who is replaced."""

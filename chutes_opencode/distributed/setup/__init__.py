@@ -1,0 +1,1 @@
+"""How a process of a Ray cluster becomes a place where prompts can run."""
