@@ -73,3 +73,27 @@ prepare() {
     prepare_python "$1"
     prepare_opencode
 }
+
+no_namespace="this system lets us make no network namespace"
+
+# Tell `on_loopback` how to do it: as root, else in a user namespace; else it is enough if Ray takes
+# 127.0.0.1 by itself, as it does where there is no network. Fails where none of that is so.
+find_namespace() {
+    for namespace in "--net" "--user --map-root-user --net"; do
+        if on_loopback true 2>/dev/null; then return; fi
+    done
+    namespace=""
+    [ "$(uname)" = Linux ] &&
+        "$python" -c 'import ray.util, sys; sys.exit(ray.util.get_node_ip_address() != "127.0.0.1")'
+}
+
+# Run a command where 127.0.0.1 is all that there is of a network: Ray listens on what it finds.
+on_loopback() {
+    if [ -z "$namespace" ]; then
+        "$@"
+    else
+        # shellcheck disable=SC2086 # these are words
+        unshare $namespace sh -c '"$0" "$1" && shift && exec "$@"' \
+            "$python" "$root/scripts/loopback_up.py" "$@"
+    fi
+}
