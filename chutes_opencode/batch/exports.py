@@ -40,7 +40,10 @@ FILE_NAMES = {
 }
 """Each format, and the file in the run's folder that it is written to."""
 
-RUN_FILES = ("run.json", "results.jsonl", "attempts.jsonl", "items.jsonl", "status.json", ".lock")
+RUN_FILES = (
+    *("run.json", "results.jsonl", "attempts.jsonl", "items.jsonl"),
+    *("status.json", ".in_flight", ".lock"),
+)
 """What the run itself is made of, and an export never replaces."""
 
 PARQUET_HINT = "pip install 'chutes-opencode[parquet]'"

@@ -96,6 +96,7 @@ class Player:
         fault = self._plan.fault
         if fault.never_answers:
             await _for_ever()
+        await self._state.gate.passed()
         await asyncio.sleep(self._plan.first_byte_delay_s)
         if fault.answer is not None:
             answer = fill(fault.answer, self._plan, self._request)

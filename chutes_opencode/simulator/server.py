@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -84,6 +85,18 @@ class Simulator:
     def reset(self) -> None:
         """Forget requests, bill, fault counts and limits, as if it had just started."""
         self._state.reset()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep back, within a `with`, every answer that has not begun.
+
+        So what happens while prompts are in flight can be arranged without a race against them.
+        """
+        self._state.gate.shut()
+        try:
+            yield
+        finally:
+            self._state.gate.open()
 
     @property
     def scenario(self) -> Scenario:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 
 from chutes_opencode.simulator.answers import Fault
 from chutes_opencode.simulator.billing import Ledger
+from chutes_opencode.simulator.gate import Gate
 from chutes_opencode.simulator.messages import Message
 from chutes_opencode.simulator.models import ModelTable, Row
 from chutes_opencode.simulator.recording import Recorder
@@ -30,6 +31,7 @@ class SimulatorState:
         self.api_tokens = frozenset((api_token, *scenario.extra_api_tokens))
         self.recorder = Recorder()
         self.ledger = Ledger()
+        self.gate = Gate()
         self._clock = clock
         self._lock = threading.Lock()
         self._prefixes = PrefixCache()

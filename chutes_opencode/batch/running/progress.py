@@ -41,8 +41,8 @@ class Snapshot:
             tasks have a result) or "stopped".
         stopped_by: Why it stops or stopped; "": it does not.
         workers: Workers of a cluster; 0: it runs in this process alone.
-        resent: About how many prompts of the whole run were sent again because what ran them was
-            lost: a worker, or the process of an earlier session.
+        resent: How many prompts of the whole run were sent again, at most, because what ran them
+            was lost: a worker, or the process of an earlier session.
     """
 
     total: int = 0
@@ -70,12 +70,15 @@ class Snapshot:
         return self.total - self.done - self.failed - self.skipped
 
 
-def sent_in_vain(last: Snapshot | None) -> int:
+def sent_in_vain(last: Snapshot | None, left: int | None = None) -> int:
     """Return how many prompts of a run were sent in vain, given what its last session told.
 
     Args:
         last: None: there was none. What ran when a process was killed has to be sent again.
+        left: What a killed process left in its `.in_flight`; None: nothing.
     """
+    if left is not None:
+        return left
     if last is None:
         return 0
     broken_off = last.state in (RUNNING, STOPPING)

@@ -1,4 +1,7 @@
-"""Snapshots go to `status.json` and to the caller's `on_progress`, off the event loop."""
+"""Snapshots go to `status.json` and to the caller's `on_progress`, off the event loop.
+
+What is under way goes to `.in_flight` at once: it is there for a process that is killed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chutes_opencode.batch.running.in_flight import NAME as IN_FLIGHT
+from chutes_opencode.batch.running.in_flight import InFlightFile
 from chutes_opencode.batch.running.progress import Snapshot
 from chutes_opencode.batch.running.status import NAME, write_status
 
@@ -28,6 +33,8 @@ class Reporter:
         on_progress: OnProgress | None,
         log: Any,
         publish: Callable[[str], object] = lambda _name: None,
+        *,
+        resent: int = 0,
     ) -> None:
         """Tell nothing yet.
 
@@ -37,6 +44,7 @@ class Reporter:
             log: Gets the first failure of each kind.
             publish: Is given the name of the file when it was written, now and then: it brings it
                 to the run's URL.
+            resent: Prompts that earlier sessions sent in vain.
         """
         self._folder = folder
         self._on_progress = on_progress
@@ -46,9 +54,21 @@ class Reporter:
         self._written = 0.0
         self._publish = publish
         self._published = 0.0
+        self._resent = resent
+        self._in_flight: InFlightFile | None = None
+
+    def under_way(self, count: int) -> None:
+        """Tell how many prompts are under way: whatever is killed now, they were sent in vain."""
+        try:
+            if self._in_flight is None:
+                self._in_flight = InFlightFile(self._folder)
+            self._in_flight.tell(self._resent + count)
+        except OSError as error:
+            self._warn(f"{IN_FLIGHT} cannot be written", error)
 
     def offer(self, snapshot: Snapshot) -> None:
         """Tell it, unless the last one is still being told."""
+        self._resent = snapshot.resent
         if self._telling is None or self._telling.done():
             self._telling = asyncio.ensure_future(asyncio.to_thread(self._tell, snapshot))
 
@@ -61,6 +81,9 @@ class Reporter:
         else:  # at least whoever looks at the file is told
             self._published = 0.0
             await asyncio.to_thread(self._write, snapshot)
+        if self._in_flight is not None:  # after status.json, which tells all from now on
+            self._in_flight.remove()
+            self._in_flight = None
 
     async def _told(self) -> bool:
         """Wait until the last one is told, but not for ever; return whether it is."""

@@ -24,6 +24,7 @@ from chutes_opencode.batch.running.executor import (
     stats_of,
 )
 from chutes_opencode.batch.running.gates import BATCH_BUDGET, MAX_PAUSE_S, Gates
+from chutes_opencode.batch.running.in_flight import read_in_flight
 from chutes_opencode.batch.running.intake import (
     BatchOptions,
     OpenRun,
@@ -275,14 +276,20 @@ class _Batch:
         self._executor: Executor = given
         self._meter = Meter(self._dataset.task_count, now=time.time(), spent_usd=spent)
         earlier = read_status(self._store.path)
-        self._meter.resent_before = sent_in_vain(earlier.snapshot if earlier else None)
+        self._meter.resent_before = sent_in_vain(
+            earlier.snapshot if earlier else None, read_in_flight(self._store.path)
+        )
         self._reader = TaskReader(
             self._dataset.tasks,
             lambda task: self._store.standing(task.key, task.item.content_hash),
             lambda task: self._store.changed(task.key, task.item.content_hash),
         )
         self._reporter = Reporter(
-            self._store.path, arguments.get("on_progress"), self._log, self._store.publish
+            self._store.path,
+            arguments.get("on_progress"),
+            self._log,
+            self._store.publish,
+            resent=self._meter.resent_before,
         )
         self._scheduler = Scheduler(
             reader=self._reader,

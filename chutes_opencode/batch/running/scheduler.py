@@ -307,11 +307,13 @@ class Scheduler:
     def _start(self, work: Work, ticket: Ticket) -> None:
         running = asyncio.get_running_loop().create_task(self._carry_out(work, ticket))
         self._running[running] = work
+        self._reporter.under_way(len(self._running) + len(self._settling))
         running.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
         self._settling.discard(task)
+        self._reporter.under_way(len(self._running) + len(self._settling))
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._break(error)

@@ -2,6 +2,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -150,3 +151,29 @@ def test_a_bug_of_the_simulator_is_a_logged_500_and_no_hang(
     assert status == 500
     assert "LookupError: a bug" in caplog.text
     assert ask("sim/echo").status_code == 200
+
+
+def test_answers_are_kept_back_while_it_is_held(
+    simulator: Simulator, ask: Ask, wait_until: WaitUntil
+) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        with simulator.held():
+            asked = [threads.submit(ask, "sim/echo") for _ in range(3)]
+            wait_until(lambda: len(simulator.requests) == 3)
+            answered = [each.done() for each in asked]
+        statuses = [each.result(WAIT_SECONDS).status_code for each in asked]
+
+    assert answered == [False] * 3
+    assert statuses == [200] * 3
+    assert ask("sim/echo").status_code == 200
+
+
+def test_a_simulator_that_is_held_can_be_stopped(asking: Asking, wait_until: WaitUntil) -> None:
+    with ThreadPoolExecutor(1) as thread, Simulator() as simulator, simulator.held():
+        asked = thread.submit(asking(simulator), "sim/echo")
+        wait_until(lambda: len(simulator.requests) == 1)
+
+        simulator.stop()
+
+        with pytest.raises(httpx.HTTPError):
+            asked.result(WAIT_SECONDS)
