@@ -13,6 +13,7 @@ from typing import Any
 from chutes_opencode import ChutesOpenCodeLLM, RunFolder, Simulator, background, run_batch
 from chutes_opencode.batch.running.summary import BatchSummary
 from chutes_opencode.distributed.executor import RayExecutor
+from tests.distributed.nodes import Nodes
 from tests.patience import PROCESS_SECONDS
 
 StartSimulator = Callable[..., Simulator]
@@ -60,6 +61,17 @@ def results(out: Path) -> dict[str, str]:
     records = list(RunFolder(out).records())
     assert len({record.id for record in records}) == len(records)
     return {record.id: record.result for record in records}
+
+
+def shards(out: Path) -> list[str]:
+    """Return the node of each worker that has begun, by the first letters of its id."""
+    folder = out / "shards"
+    return [path.name[:8] for path in folder.iterdir()] if folder.exists() else []
+
+
+def is_begun_on(nodes: Nodes, out: Path) -> bool:
+    """Tell whether all nodes have a worker that works for the run."""
+    return {node_id[:8] for node_id in nodes.ids} <= set(shards(out))
 
 
 def on_ray(

@@ -30,6 +30,7 @@ from tests.distributed.batch_room import (
     items,
     on_ray,
     results,
+    shards,
     under_way,
     warm,
     write_items,
@@ -52,16 +53,18 @@ print([summary.done, summary.failed, summary.skipped, summary.left])
 
 
 def test_a_batch_runs_on_all_nodes_and_is_read_as_one(
-    nodes: Nodes, simulator: Simulator, tmp_path: Path
+    nodes: Nodes, simulator: Simulator, wait_until: Wait, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
 
-    summary = ray_batch(items(90), direct(), out, concurrency=2)
+    with under_way(partial(ray_batch, items(90), direct(), out, concurrency=2)) as batch:
+        with simulator.held():  # or the first worker would do it all
+            wait_until(lambda: asked(simulator).total() == 3 * 2)
+        summary = ended(batch)
 
     assert (summary.done, summary.failed, summary.left, summary.resent) == (90, 0, 0, 0)
     assert results(out) == answers(90)
-    shards = {path.name[:8] for path in (out / "shards").iterdir()}
-    assert shards == {node_id[:8] for node_id in nodes.ids}
+    assert sorted(shards(out)) == sorted(node_id[:8] for node_id in nodes.ids)
     assert set(asked(simulator).values()) == {1}
 
 
@@ -87,16 +90,19 @@ def test_a_worker_that_is_killed_loses_nothing_but_what_it_was_at(
     out, victim = tmp_path / "run", nodes.ids[1]
 
     with under_way(partial(ray_batch, items(60), warm(), out, concurrency=4)) as batch:
+        with simulator.held():
+            wait_until(lambda: asked(simulator).total() == 3 * 4)
         wait_until(lambda: asked(simulator).total() >= 20)
-        (worker,) = nodes.workers(victim)
-        worker.kill()
+        with simulator.held():
+            (worker,) = nodes.workers(victim)
+            worker.kill()
+            # The lost worker is replaced on its node.
+            wait_until(lambda: shards(out).count(victim[:8]) == 2)
         summary = ended(batch)
 
     assert (summary.done, summary.failed, summary.left) == (60, 0, 0)
     assert results(out) == answers(60)
     assert asked(simulator).total() - 60 <= summary.resent <= 4
-    shards = [path.name[:8] for path in (out / "shards").iterdir()]
-    assert shards.count(victim[:8]) == 2, "the lost worker was replaced on its node"
     wait_until(lambda: nodes.processes("opencode") == [])
 
 
@@ -107,16 +113,18 @@ def test_a_node_that_is_killed_loses_nothing_but_what_it_was_at(
     out, victim = tmp_path / "run", nodes.ids[-1]
 
     with under_way(partial(ray_batch, items(60), warm(), out, concurrency=4)) as batch:
-        wait_until(lambda: nodes.processes("opencode", victim))
+        with simulator.held():
+            wait_until(lambda: asked(simulator).total() == 3 * 4)
         wait_until(lambda: asked(simulator).total() >= 20)
-        nodes.kill_raylet(victim)
-        newcomer = nodes.add()
+        with simulator.held():
+            nodes.kill_raylet(victim)
+            newcomer = nodes.add()
+            wait_until(lambda: newcomer[:8] in shards(out))
         summary = ended(batch)
 
     assert (summary.done, summary.failed, summary.left) == (60, 0, 0)
     assert results(out) == answers(60)
     assert asked(simulator).total() - 60 <= summary.resent <= 4
-    assert newcomer[:8] in {path.name[:8] for path in (out / "shards").iterdir()}
     wait_until(lambda: nodes.processes("opencode") == [])
 
 
@@ -155,12 +163,13 @@ def test_a_node_that_comes_later_gets_a_worker(
     first = nodes.add(resources=late)
     with under_way(run) as batch:
         wait_until(lambda: asked(simulator).total() >= 5)
-        second = nodes.add(resources=late)
+        with simulator.held():
+            second = nodes.add(resources=late)
+            wait_until(lambda: second[:8] in shards(out))
         summary = ended(batch)
 
     assert (summary.done, summary.left) == (60, 0)
-    shards = {path.name[:8] for path in (out / "shards").iterdir()}
-    assert shards == {first[:8], second[:8]}
+    assert set(shards(out)) == {first[:8], second[:8]}
     nodes.remove(first)
     nodes.remove(second)
 
@@ -173,10 +182,11 @@ def test_a_batch_whose_last_node_is_gone_stops_and_goes_on_later(
     run = partial(on_ray, items(40), direct(), out, concurrency=2, resources=own)
 
     only = nodes.add(resources=own)
-    with under_way(partial(run, patience_seconds=5.0)) as batch:
+    with under_way(partial(run, patience_seconds=20.0)) as batch:
         wait_until(lambda: asked(simulator).total() >= 5)
-        nodes.kill_raylet(only)
-        stopped = ended(batch)
+        with simulator.held():
+            nodes.kill_raylet(only)
+            stopped = ended(batch)
     assert stopped.stopped_by == "workers"
     assert isinstance(stopped.stop_error, NoWorkerError)
     assert stopped.failed == 0
@@ -238,13 +248,14 @@ def test_a_batch_that_is_cut_books_what_its_workers_had_paid(
 def test_a_worker_that_is_told_to_end_finishes_what_it_is_at(
     nodes: Nodes, start_simulator: StartSimulator, wait_until: Wait, tmp_path: Path
 ) -> None:
-    simulator = start_simulator(SLOW)
+    simulator = start_simulator(SOME)
     out = tmp_path / "run"
 
     with under_way(partial(ray_batch, items(30), direct(), out, concurrency=3)) as batch:
-        wait_until(lambda: asked(simulator).total() >= 9)
-        (worker,) = nodes.workers(nodes.ids[1])
-        worker.terminate()
+        with simulator.held():
+            wait_until(lambda: asked(simulator).total() == 3 * 3)
+            (worker,) = nodes.workers(nodes.ids[1])
+            worker.terminate()
         wait_until(lambda: not worker.is_running())
         summary = ended(batch)
 

@@ -13,10 +13,13 @@ import pytest
 
 from chutes_opencode.batch.running.status import read_status
 from chutes_opencode.batch.store.folder import open_folder
+from chutes_opencode.simulator import Simulator
+from tests.distributed.batch_room import is_begun_on
 from tests.distributed.nodes import Nodes
 from tests.patience import PROCESS_SECONDS
 
 MAIN = "from chutes_opencode.cli.app import main; main()"
+MODEL = "Qwen/Qwen3-32B-TEE"
 # A quarter of a second before each of its words.
 SLOW = "sim/fault/slow-tokens"
 
@@ -62,13 +65,22 @@ def write_items(path: Path, count: int, **columns: str) -> str:
 
 
 def test_a_batch_on_three_nodes_reads_as_one(
-    nodes: Nodes, call: Callable[..., Ended], tmp_path: Path
+    nodes: Nodes,
+    simulator: Simulator,
+    start: RunDriver,
+    call: Callable[..., Ended],
+    tmp_path: Path,
+    wait_until: Callable[..., None],
 ) -> None:
     out = str(tmp_path / "out")
-    arguments = (write_items(tmp_path / "items.jsonl", 24), "-o", out, "--simulate", "--on", "ray")
-    serve = (*arguments, "--address", "auto", "--engine", "serve", "--no-tools")
+    items = write_items(tmp_path / "items.jsonl", 24)
+    serve = (items, "-o", out, "--model", MODEL, "--engine", "serve", "--no-tools", "--on", "ray")
 
-    ran = call("run", *serve, "--concurrency", "4", "--max-cost", "1", "--report")
+    with simulator.held():  # or the first worker would do it all
+        driver = start("run", *serve, "--concurrency", "4", "--max-cost", "1", "--report")
+        wait_until(lambda: is_begun_on(nodes, tmp_path / "out"))
+    printed, _ = driver.communicate(timeout=PROCESS_SECONDS)
+    ran = Ended(driver.returncode, printed, (tmp_path / "driver.log").read_text())
     again = call("run", *serve)
     status = json.loads(call("status", out, "--json").out)
     exported = call("export", out, "--format", "jsonl", "--out", "-")

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from chutes_opencode.distributed.dataset.data import prompt_dataset
 from chutes_opencode.distributed.dataset.rows import RESULT_COLUMNS, result_schema
 from chutes_opencode.simulator.server import DEFAULT_API_TOKEN
 from tests.distributed.nodes import Nodes
+from tests.patience import PROCESS_SECONDS
 
 MODEL = "Qwen/Qwen3-32B-TEE"
 HANGS, REFUSED, BROKEN = "stream-stall-first-byte", "401-invalid", "500-exhausted"
@@ -50,12 +52,17 @@ def types(schema: Any) -> dict[str, pa.DataType]:
 
 
 def test_each_row_gets_its_own_answer_from_all_three_nodes(
-    nodes: Nodes, simulator: Simulator
+    nodes: Nodes, simulator: Simulator, wait_until: Callable[..., None]
 ) -> None:
     ds = ray.data.from_items(questions(48), override_num_blocks=6)
 
-    with make_llm() as llm:
-        rows = prompt_dataset(ds, llm).take_all()
+    with make_llm() as llm, ThreadPoolExecutor(1) as thread:
+        # Two actors cannot hold all rows, so that there are some for the last.
+        asked = prompt_dataset(ds, llm, prompts_per_actor=4, block_rows=4)
+        with simulator.held():
+            taken = thread.submit(asked.take_all)
+            wait_until(lambda: all(nodes.processes("opencode", each) for each in nodes.ids))
+        rows = taken.result(PROCESS_SECONDS)
 
     assert {row["id"]: row["result"] for row in rows} == {n: str(n + 1) for n in range(48)}
     assert all(row["success"] and row["error_type"] is None for row in rows)

@@ -37,15 +37,15 @@ def tell_to_end(process: psutil.Process) -> None:
 
 
 def test_a_running_prompt_ends_well_and_the_next_runs_on_another_worker(
-    nodes: Nodes, start_simulator: StartSimulator, wait_until: Wait
+    nodes: Nodes, simulator: Simulator, wait_until: Wait
 ) -> None:
-    simulator = start_simulator({"rules": [{"model": MODEL, "first_byte_delay_s": 3, "times": 1}]})
     task = on_node(nodes.ids[1], num_cpus=CPUS, drain_seconds=600)  # one after the other
-    refs = [task.remote(serving(), QUESTION) for _ in range(3)]
-    wait_until(lambda: chats(simulator) == 1)
+    with simulator.held():
+        refs = [task.remote(serving(), QUESTION) for _ in range(3)]
+        wait_until(lambda: chats(simulator) == 1)
 
-    (worker,) = workers()
-    tell_to_end(worker)
+        (worker,) = workers()
+        tell_to_end(worker)
 
     assert [result.result for result in ray.get(refs)] == ["42"] * 3
     assert chats(simulator) == 3

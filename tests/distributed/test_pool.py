@@ -37,8 +37,10 @@ def test_many_threads_share_warm_workers_on_all_nodes(
             answers[number] = pool.prompt(prompt).result
 
         threads = [threading.Thread(target=ask, args=pair) for pair in enumerate(prompts(12))]
-        for thread in threads:
-            thread.start()
+        with simulator.held():
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: asked(simulator).total() == 12)
         join(*threads)
         workers = pool.stats().workers
 

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -214,9 +215,9 @@ class Fleet:
                 self._ready.set()
                 self._crew.hopeless(self._error)
             self._look.clear()
-            waiting = asyncio.ensure_future(self._look.wait())
-            await asyncio.wait([waiting], timeout=LOOK_SECONDS)
-            waiting.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._look.wait()
 
     async def _seen(self) -> tuple[NodeView, ...]:
         """Look at the nodes; a cluster that cannot be asked while workers work has its reasons."""

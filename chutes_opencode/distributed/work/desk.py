@@ -12,6 +12,7 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -89,9 +90,9 @@ class Desk:
         while self._made and self._made[0][0] <= heard:
             self._known.discard(self._made.popleft()[1])
         if not self._made and not self._changed.is_set():
-            waiting = asyncio.ensure_future(self._changed.wait())
-            await asyncio.wait([waiting], timeout=seconds)
-            waiting.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
         self._changed.clear()
         receipts, last, size = list[bytes](), heard, 0
         for count, _, packed in self._made:
