@@ -34,6 +34,7 @@ REPOSITORY = Path(__file__).parents[2]
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # the machine's memory is not the nodes'
+    "RAY_worker_niceness": "0",  # or what else a machine does keeps the workers from working
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

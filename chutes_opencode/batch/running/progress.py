@@ -41,8 +41,9 @@ class Snapshot:
             tasks have a result) or "stopped".
         stopped_by: Why it stops or stopped; "": it does not.
         workers: Workers of a cluster; 0: it runs in this process alone.
-        resent: How many prompts of the whole run were sent again, at most, because what ran them
-            was lost: a worker, or the process of an earlier session.
+        resent: About how many prompts of the whole run were sent again because what ran them was
+            lost: a worker, or the process of an earlier session. Rather too many than too few: what
+            was still to be sent counts, too.
     """
 
     total: int = 0

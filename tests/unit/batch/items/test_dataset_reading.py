@@ -147,7 +147,7 @@ def peak_of(desk: Desk, rows: int, shuffle: int | None) -> int:
 
 @pytest.mark.parametrize("shuffle", [None, 1])
 def test_an_item_takes_at_most_24_bytes_of_memory(desk: Desk, shuffle: int | None) -> None:
-    few, many = 5_000, 50_000
+    few, many = 2_000, 20_000
     peak_of(desk, 100, shuffle)  # what is loaded and cached once
 
     grown = peak_of(desk, many, shuffle) - peak_of(desk, few, shuffle)
