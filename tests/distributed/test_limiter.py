@@ -125,7 +125,7 @@ def on_node(node: str, account: str) -> Any:
             name=actor_name(account),
             namespace=NAMESPACE,
             lifetime="detached",
-            num_cpus=0,
+            num_cpus=0.01,  # Ray puts what needs nothing wherever it likes
             max_restarts=-1,
             max_concurrency=MAX_CALLS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
