@@ -76,14 +76,14 @@ def sent_in_vain(last: Snapshot | None, left: int | None = None) -> int:
 
     Args:
         last: None: there was none. What ran when a process was killed has to be sent again.
-        left: What a killed process left in its `.in_flight`; None: nothing.
+        left: What a killed process left in its `.in_flight`; None: nothing. It says nothing where
+            the last session, maybe on another machine, ended in good order.
     """
-    if left is not None:
-        return left
     if last is None:
-        return 0
-    broken_off = last.state in (RUNNING, STOPPING)
-    return last.resent + (last.in_flight if broken_off else 0)
+        return left or 0
+    if last.state not in (RUNNING, STOPPING):
+        return last.resent
+    return last.resent + last.in_flight if left is None else left
 
 
 @dataclass(slots=True)

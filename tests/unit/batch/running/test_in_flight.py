@@ -53,10 +53,21 @@ def test_what_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     assert read_in_flight(tmp_path) is None
 
 
-def test_it_tells_more_truly_than_a_status_that_is_a_second_old() -> None:
-    old = Snapshot(state="running", in_flight=2, resent=1)
-
-    assert sent_in_vain(old, 9) == 9
+@pytest.mark.parametrize(
+    ("last", "left", "count"),
+    [
+        (None, 4, 4),
+        (Snapshot(state="running", in_flight=2, resent=1), 9, 9),
+        (Snapshot(state="stopping", in_flight=2, resent=1), 0, 0),
+        (Snapshot(state="running", in_flight=2, resent=1), None, 3),
+        (Snapshot(state="finished", resent=1), 9, 1),
+        (Snapshot(state="stopped", resent=1), 9, 1),
+    ],
+)
+def test_it_tells_more_truly_than_a_status_that_is_a_second_old_but_not_of_later_sessions(
+    last: Snapshot | None, left: int | None, count: int
+) -> None:
+    assert sent_in_vain(last, left) == count
 
 
 def test_a_reporter_adds_what_was_sent_in_vain_before(tmp_path: Path) -> None:
