@@ -7,7 +7,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -160,9 +160,13 @@ def kill(actor: Any) -> None:
     ray.kill(actor)
 
 
+def process_of(actor: Any) -> int:
+    return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+
+
 def kill_process(actor: Any) -> None:
     """End its process: Ray starts another one."""
-    os.kill(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
+    os.kill(process_of(actor), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("end", [kill, kill_process])
@@ -206,9 +210,11 @@ def test_the_permits_of_a_node_that_dies_come_back(
     on_node(nodes.ids[0], account)  # not where it would die with the node
     first, second, third = (start(Process, node, account, node) for node in nodes.ids)
     ray.get([third.hold.remote(AT_ONCE - 1), first.hold.remote(1)])
-    node = nodes.ids[2]
+    node, process = nodes.ids[2], process_of(third)
 
     nodes.kill_raylet(node)
+    with suppress(ProcessLookupError):  # it ends without its raylet, but some time later
+        os.kill(process, signal.SIGKILL)
     if is_told:
         forget_node(node)
 
