@@ -69,17 +69,21 @@ def test_a_batch_runs_on_all_nodes_and_is_read_as_one(
 
 
 def test_answers_of_three_seconds_keep_all_places_of_three_warm_nodes_filled(
-    nodes: Nodes, start_simulator: StartSimulator, tmp_path: Path
+    nodes: Nodes, start_simulator: StartSimulator, wait_until: Wait, tmp_path: Path
 ) -> None:
-    start_simulator(SLOW)
+    simulator = start_simulator(SLOW)
     out, shown = tmp_path / "run", list[Snapshot]()
+    run = partial(ray_batch, items(240), warm(), out, concurrency=16, on_progress=shown.append)
 
-    summary = ray_batch(items(240), warm(), out, concurrency=16, on_progress=shown.append)
+    with under_way(run) as batch:
+        with simulator.held():
+            wait_until(lambda: asked(simulator).total() == 48)
+        summary = ended(batch)
 
     assert (summary.done, summary.failed, summary.left, summary.resent) == (240, 0, 0, 0)
     assert results(out) == answers(240)
-    # From the moment when all workers have come to that when the last tasks are begun.
-    filled = [each.in_flight for each in shown if each.in_flight == 48 or 0 < each.done < 190]
+    # From the first answer, all workers having come, to the moment when the last tasks are begun.
+    filled = [each.in_flight for each in shown if 0 < each.done < 190]
     assert sum(filled) >= 0.9 * 48 * len(filled)
 
 

@@ -67,6 +67,11 @@ def limiter() -> Any:
     return ray.get_actor(name, NAMESPACE)
 
 
+def are_served(limiter: Any) -> set[str]:
+    """Tell which nodes hold permits or wait for some."""
+    return set(ray.get(limiter.held.remote()))
+
+
 @pytest.fixture
 def lone_limiter(nodes: Nodes) -> Iterator[Callable[[], Any]]:
     """What tells the limiter of this test; that of tests before, and what it learnt, is gone."""
@@ -107,6 +112,9 @@ def test_narrow_limits_hold_for_all_nodes_while_the_limiter_dies_twice(
     out = tmp_path / "run"
 
     with under_way(partial(ray_batch, items(66), llm, out)) as batch:
+        with simulator.held():  # or a node that comes late finds little left
+            wait_until(lambda: is_begun_on(nodes, out))
+            wait_until(lambda: are_served(lone_limiter()) == set(nodes.ids))
         wait_until(lambda: asked(simulator).total() >= 20)
         ray.kill(lone_limiter())  # for good: another one has to be made
         wait_until(lambda: asked(simulator).total() >= 45)
