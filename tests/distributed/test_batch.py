@@ -77,7 +77,7 @@ def test_answers_of_three_seconds_keep_all_places_of_three_warm_nodes_filled(
 
     with under_way(run) as batch:
         with simulator.held():
-            wait_until(lambda: asked(simulator).total() == 48)
+            wait_until(lambda: any(each.in_flight == 48 for each in shown))
         summary = ended(batch)
 
     assert (summary.done, summary.failed, summary.left, summary.resent) == (240, 0, 0, 0)
